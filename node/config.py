@@ -1,0 +1,188 @@
+"""One frozen configuration for a node: every setting with its default, its unit and why, validated in plain sentences.
+
+Read once, by ``node.__main__``: from a TOML file (``gitquorum serve --config node.toml``), overridden by environment
+variables ``GITQUORUM_…``. Everything else gets a ``Config`` and never looks at the environment.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from node.protocol.ids import NodeId
+from node.protocol.names import check_node_id
+from node.protocol.quorum import VoterSet, majority, quorum
+from node.protocol.timing import Timing
+
+Positive = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Member(BaseModel):
+    """A configured member of the cluster, this node included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Node id, for example node-1.")
+    url: str = Field(description="Where its HTTP front end is reached by clients and peers.")
+    public_keys: tuple[str, ...] = Field(
+        description="Ed25519 public keys, base64; the first one is in use, the others are retired but still verify."
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        return check_node_id(value)
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{value!r} is not an http:// or https:// URL")
+        return value.rstrip("/")
+
+    @field_validator("public_keys")
+    @classmethod
+    def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("a member needs at least one public key")
+        return value
+
+
+class Config(BaseSettings):
+    """A node's settings."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="GITQUORUM_", env_nested_delimiter="__")
+
+    node_id: str = Field(description="This node's id; one of the members'.")
+    cluster: str = Field(
+        default="gitquorum",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of the cluster; bound into every signature.",
+    )
+    members: tuple[Member, ...] = Field(
+        description="All members, this node included. Voters of repositories created from now on."
+    )
+    data_dir: Path = Field(description="Repositories, journal, quarantine and stage; one process per directory.")
+    private_key: Path = Field(description="File with this node's Ed25519 private key, PEM, readable by its owner only.")
+    host: str = Field(default="127.0.0.1", description="Address that the front end listens on.")
+    port: int = Field(default=3001, ge=1, le=65_535, description="Port that the front end listens on.")
+
+    quorum: str = Field(
+        default="majority", description="Yes votes a change needs: majority, all, or a number not below a majority."
+    )
+    transport: Literal["direct", "amqp"] = Field(default="direct", description="How prepare, commit and abort travel.")
+    amqp_url: str | None = Field(default=None, description="amqp://user:password@host:port/vhost of this node's broker user.")
+    inspect_length: int = Field(
+        default=1000, ge=0, le=100_000, description="How many recent protocol messages gitquorum.inspect keeps; 0 turns it off."
+    )
+
+    consistency: Literal["linearizable", "local"] = Field(
+        default="linearizable", description="Reads that do not say which they want."
+    )
+
+    prepare_timeout_s: Positive = Field(default=2.0, description="Quorum deadline of a write, from submission to decision.")
+    abort_timeout_s: Positive = Field(
+        default=0.6, description="How much longer a client waits for the abort before it is told unknown."
+    )
+    read_timeout_s: Positive = Field(default=2.0, description="How long a linearizable read looks for a majority.")
+    heartbeat_s: Positive = Field(default=0.5, description="Between questions to each peer whether it is alive.")
+    suspect_after_s: Positive = Field(default=1.5, description="Silence after which a peer is not waited for.")
+    stage_stall_timeout_s: Positive = Field(
+        default=10.0, description="A pack transfer without progress for this long is given up."
+    )
+
+    body_timeout_s: Positive = Field(
+        default=30.0, description="A client that sends nothing of its request body for this long is cut off."
+    )
+    pack_bytes_max: int = Field(default=2 * 1024**3, ge=1024, description="Largest pack a push may send.")
+    json_bytes_max: int = Field(default=64 * 1024, ge=1024, description="Largest JSON request body.")
+    push_commands_bytes_max: int = Field(
+        default=4 * 1024**2, ge=4096, description="Largest command list of a push, before its pack."
+    )
+    fetch_request_bytes_max: int = Field(default=16 * 1024**2, ge=4096, description="Largest want/have list of a fetch.")
+    gzip_ratio_max: int = Field(default=200, ge=2, description="How many times its size a compressed request body may become.")
+    connections_max: int = Field(
+        default=512, ge=8, description="Client connections served at once; the next ones are closed with 503."
+    )
+    pushes_max: int = Field(default=16, ge=1, description="Packs being received or indexed at once; more wait, then get 503.")
+    fetches_max: int = Field(default=16, ge=1, description="git upload-pack processes at once; more wait, then get 503.")
+    git_memory_bytes_max: int = Field(default=1024**3, ge=64 * 1024**2, description="Address space of one git process.")
+    git_cpu_s_max: int = Field(default=600, ge=1, description="CPU time of one git process.")
+    inflated_bytes_max: int = Field(
+        default=4 * 1024**3, ge=1024**2, description="Largest single object a pack may declare, and sum for small packs."
+    )
+    free_bytes_min: int = Field(default=256 * 1024**2, ge=0, description="Below this much free disk the node votes no.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the TOML file that ``from_file`` names."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Config":
+        """Read ``path``; the environment overrides it. Relative paths in it are relative to its folder.
+
+        Raises:
+            ValueError: (pydantic's ``ValidationError``) with a sentence for every setting that is wrong.
+            OSError: if it cannot be read.
+        """
+
+        class _FromFile(cls):  # type: ignore[valid-type, misc]
+            model_config = SettingsConfigDict(toml_file=path)
+
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; make one with: gitquorum init")
+        config = _FromFile()
+        folder = path.resolve().parent
+        return Config(
+            **{**config.model_dump(), "data_dir": folder / config.data_dir, "private_key": folder / config.private_key}
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = [member.id for member in self.members]
+        if self.node_id not in ids:
+            raise ValueError(f"node_id {self.node_id!r} is not one of the members ({', '.join(ids) or 'none'})")
+        if len(set(ids)) != len(ids) or len({member.url for member in self.members}) != len(ids):
+            raise ValueError("two members share an id or a URL")
+        quorum(len(ids), self.quorum)
+        if self.transport == "amqp" and not self.amqp_url:
+            raise ValueError("transport is amqp, but amqp_url is not set")
+        if self.suspect_after_s <= self.heartbeat_s:
+            raise ValueError("suspect_after_s must be longer than heartbeat_s")
+        return self
+
+    @property
+    def me(self) -> NodeId:
+        return NodeId(self.node_id)
+
+    @property
+    def voters(self) -> VoterSet:
+        return VoterSet.of(NodeId(member.id) for member in self.members)
+
+    @property
+    def write_quorum(self) -> int:
+        return self.voters.quorum(self.quorum)
+
+    @property
+    def urls(self) -> dict[NodeId, str]:
+        return {NodeId(member.id): member.url for member in self.members}
+
+    @property
+    def timing(self) -> Timing:
+        return Timing(prepare_s=self.prepare_timeout_s, abort_s=self.abort_timeout_s)
+
+    @property
+    def survives(self) -> int:
+        """How many nodes may be gone while writes go on."""
+        return len(self.members) - max(self.write_quorum, majority(len(self.members)))

@@ -1,0 +1,592 @@
+"""Every edge of a node as a ``typing.Protocol``: clock, chance, keys, transport, journal, objects, and what the API may ask.
+
+Adapters implement them (``node.storage``, ``broker``), tests bring fakes, ``node.runtime`` knows nothing else. Foreign
+exceptions stop at the adapter; what may be raised is defined here.
+
+    NodeError
+    ├── TransportError              the peer or the broker
+    │   ├── PeerUnreachable         nothing was delivered, as far as is known
+    │   └── NoAnswer                it may have been delivered
+    ├── StorageError                the own disk
+    │   ├── DataDirectoryInUse      another process holds it
+    │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
+    │   └── DiskRefused             full, or failing: nothing was promised
+    ├── PackRefused                 the client's objects, in git's own words
+    ├── Busy                        a stated bound is reached
+    ├── RepositoryAbsent            never existed, deleted, or named with other capitals
+    └── ReadUnavailable             no majority answered in time
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
+from node.protocol.certificate import Certificate
+from node.protocol.change import Change, PackRef, RefUpdate
+from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId
+from node.protocol.messages import (
+    DirectReply,
+    DirectRequest,
+    Fetch,
+    HistoryEntry,
+    InlinePack,
+    Summary,
+    TransportReply,
+    TransportRequest,
+)
+from node.protocol.names import RepositoryName
+from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
+from node.protocol.quorum import VoterSet
+from node.protocol.register import Register
+
+# ---------------------------------------------------------------- errors
+
+
+class NodeError(Exception):
+    """Base of all; messages are short lower-case facts."""
+
+
+class TransportError(NodeError):
+    """A request to a peer brought no reply."""
+
+
+class PeerUnreachable(TransportError):
+    """Not connected, refused, or returned as unroutable: as far as is known nothing was delivered."""
+
+
+class NoAnswer(TransportError):
+    """No reply within the time given; it may have been delivered."""
+
+
+class StorageError(NodeError):
+    """The own disk or journal."""
+
+
+class DataDirectoryInUse(StorageError):
+    """Another process holds this data directory."""
+
+
+class JournalRefused(StorageError):
+    """The journal belongs to another node or cluster, is of an unknown format, or is damaged."""
+
+
+class DiskRefused(StorageError):
+    """The disk is full or failing; nothing was promised on it."""
+
+
+class PackRefused(NodeError):
+    """Received objects were refused; the text is git's own, ready for ``unpack`` in a report-status."""
+
+
+class RepositoryAbsent(NodeError):
+    """There is no such repository at the version read."""
+
+
+class Busy(NodeError):
+    """A stated bound on concurrent work is reached; try again later."""
+
+
+class ReadUnavailable(NodeError):
+    """A linearizable read found no majority in time; ``local`` consistency would answer, perhaps with old data."""
+
+
+# ---------------------------------------------------------------- time, chance, keys
+
+
+class Clock(Protocol):
+    """Time for deadlines (monotonic) and for people (wall)."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970: told to people, never used for safety."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance, so that tests and the simulator can take it away."""
+
+    def uniform(self, upper: float) -> float:
+        """A number in [0, upper)."""
+        ...
+
+    def txn_id(self) -> TxnId:
+        """A transaction id never used before."""
+        ...
+
+
+class Signer(Protocol):
+    """The node's own Ed25519 key, and the keyring of everybody's public keys, retired ones included."""
+
+    node: NodeId
+
+    def sign(self, message: bytes) -> bytes: ...
+
+    def verify(self, node: NodeId, message: bytes, signature: bytes) -> bool:
+        """Whether any key of ``node`` made this signature; False for a stranger."""
+        ...
+
+
+# ---------------------------------------------------------------- between nodes
+
+Handler = Callable[[NodeId, TransportRequest], Awaitable[TransportReply]]
+"""What a transport calls for each verified request, any number at once. Its effects are durable when it returns; it does
+not raise. The transport then sends the reply, and only then acknowledges the delivery."""
+
+DirectHandler = Callable[[NodeId, DirectRequest], Awaitable[DirectReply]]
+"""The same for questions asked by direct HTTP (all but ``Fetch``)."""
+
+FetchHandler = Callable[[NodeId, Fetch], Awaitable[AsyncIterator[bytes] | None]]
+"""The bytes asked for, or ``None`` when they are not here."""
+
+
+class Transport(Protocol):
+    """Claim, prepare, abort, commit: AMQP or direct HTTP. At most once *and* at least once: loss and duplicates happen."""
+
+    name: str
+    """``rabbitmq`` or ``direct``, for people."""
+
+    @property
+    def up(self) -> bool:
+        """Whether a request sent now has a chance."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """One line for people: where the broker is, why it is not up."""
+        ...
+
+    async def start(self, handler: Handler) -> None:
+        """Begin to serve and to connect; returns before a broker is reached, and reconnects for ever."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop taking requests, finish what is under way (bounded), end every task."""
+        ...
+
+    async def request(self, to: NodeId, message: TransportRequest, *, timeout_s: float) -> TransportReply:
+        """Send one request, wait for its reply.
+
+        Raises:
+            PeerUnreachable: at once if not connected.
+            NoAnswer: after ``timeout_s``.
+        """
+        ...
+
+
+class Peers(Protocol):
+    """Questions, staging and packs, by direct HTTP whatever the transport is."""
+
+    async def ask(self, to: NodeId, message: DirectRequest, *, timeout_s: float) -> DirectReply:
+        """Raises ``PeerUnreachable`` or ``NoAnswer``."""
+        ...
+
+    def fetch(self, to: NodeId, message: Fetch, *, stall_s: float) -> AsyncIterator[bytes]:
+        """The bytes from ``message.offset`` on; raises ``TransportError`` when nothing came for ``stall_s``."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DirectAnswer:
+    """What ``POST /replicate/{kind}`` answers: a signed envelope, a stream of pack bytes, or a refusal."""
+
+    status: int
+    body: bytes | AsyncIterator[bytes]
+    content_type: str = "application/json"
+
+
+class DirectEndpoint(Protocol):
+    """The serving half of direct HTTP, behind the one port of the front end (``api/replicate.py`` calls it)."""
+
+    async def serve(self, kind: str, body: bytes) -> DirectAnswer:
+        """``kind`` is the last part of the path. Never raises; a bad envelope is a refusal, and counted."""
+        ...
+
+
+# ---------------------------------------------------------------- the journal
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose journal this is. A node id is bound to one journal (uuid) and one key."""
+
+    node: NodeId
+    cluster: str
+    journal: str
+    """uuid, made with the journal."""
+    incarnation: int
+    """Number of this journal's life; rises when a node rejoins after losing its journal (R4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the journal holds of one repository."""
+
+    record: AcceptorRecord
+    register: Register
+    applied: int
+    """Version up to which the repository on disk is known to agree with the journal."""
+    stopped: str = ""
+    """Why this replica may not vote (an alarm was raised), or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRecord:
+    """What this node saw of one transaction: for ``GET /transactions/{id}`` and ``tx show``. Times in milliseconds."""
+
+    txn: TxnId
+    repository: RepoId
+    kind: str
+    """create, update or delete."""
+    node: NodeId
+    """The node that took the request."""
+    actor: str
+    submitted_at_ms: int
+    outcome: OutcomeKind | None = None
+    """``None`` while it runs."""
+    reason: str = ""
+    position: Position | None = None
+    ballot: str = ""
+    quorum: int = 0
+    votes: tuple[VoterReport, ...] = ()
+    rejections: tuple[tuple[RefName, str], ...] = ()
+    phases_ms: Mapping[str, float] = field(default_factory=dict)
+    """How long each phase took: queued, claim, prepare, decide, apply …"""
+    retry_of: TxnId | None = None
+    """The aborted transaction that this one tried again."""
+    settled_at_ms: int | None = None
+    settled_by: str = ""
+    """Who found or made the decision of a doubtful one, and how."""
+
+
+class Journal(Protocol):
+    """The truth. One writer; writes that wait at the same moment share one transaction and one fsync (group commit).
+
+    Every method may raise ``StorageError``; after a failed fsync all later writes are refused.
+    """
+
+    identity: Identity
+
+    @property
+    def sequence(self) -> int:
+        """How many changes this journal has committed, over all repositories; never decreases."""
+        ...
+
+    async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
+        """Record and value; ``members`` are the voters of a register that was never created."""
+        ...
+
+    async def write(
+        self,
+        op: Op,
+        *,
+        members: VoterSet,
+        at_ms: int,
+        certificate: Certificate | None = None,
+        packs: Sequence[InlinePack] = (),
+    ) -> tuple[WriteVerdict, AcceptorRecord]:
+        """Run ``op`` on the record as it is inside the transaction; store what it becomes, with everything that goes
+        along: the small packs of an accepted change, the history row, refs and certificate of a commit. Durable when it
+        returns."""
+        ...
+
+    async def stop_voting(self, repository: RepoId, reason: str) -> None:
+        """Remember an alarm: this replica does not vote until it is repaired."""
+        ...
+
+    async def add_certificate(self, certificate: Certificate) -> None:
+        """Keep a certificate that came after its change was known to be committed."""
+        ...
+
+    async def mark_applied(self, repository: RepoId, version: int) -> None:
+        """The repository on disk agrees with the journal up to ``version`` (perhaps not yet synced). Not urgent."""
+        ...
+
+    async def mark_synced(self, repository: RepoId, version: int) -> None:
+        """… and is on stable storage: inline packs of changes up to ``version`` may be dropped from the journal."""
+        ...
+
+    async def unsynced(self) -> Sequence[tuple[RepoId, int, int]]:
+        """(repository, applied, synced) of those whose disk state is not known to be durable: replayed at start."""
+        ...
+
+    async def in_doubt(self) -> Sequence[RepoId]:
+        """Repositories whose accepted change stands on the committed position."""
+        ...
+
+    async def history(self, repository: RepoId, since: int, limit: int) -> tuple[HistoryEntry, ...]:
+        """Committed changes of versions ``since + 1 …``, oldest first."""
+        ...
+
+    async def find(self, txn: TxnId) -> tuple[RepoId, HistoryEntry] | None:
+        """The committed change that contains this transaction."""
+        ...
+
+    async def find_key(self, repository: RepoId, key: str) -> HistoryEntry | None:
+        """The committed change that contains a request with this ``Idempotency-Key``."""
+        ...
+
+    async def repositories(self, after: str, limit: int) -> Sequence[Register]:
+        """Existing repositories in order of their keys, those after ``after``; without their refs."""
+        ...
+
+    async def summaries(self, since: int, limit: int) -> tuple[int, Sequence[Summary]]:
+        """(sequence, the latest position of each repository that changed after ``since``); a bounded page."""
+        ...
+
+    async def inline_pack(self, pack: PackRef) -> InlinePack | None:
+        """A small pack that is kept in the journal until the repository is synced."""
+        ...
+
+    async def packs_in_use(self) -> set[str]:
+        """sha256 of every pack named by an accepted record, or by a committed change that is not yet synced (O4)."""
+        ...
+
+    async def transaction(self, txn: TxnId) -> TransactionRecord | None: ...
+
+    async def keep_transaction(self, record: TransactionRecord) -> None:
+        """Not urgent: no caller waits for it; bounded in number, oldest settled ones go first."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------- objects
+
+
+class Quarantine(Protocol):
+    """Objects of one push, received, indexed and checked by git, not visible to anybody."""
+
+    packs: tuple[PackRef, ...]
+    inline: tuple[InlinePack, ...]
+    """The packs that are small enough to ride in messages and in the journal."""
+    oids: frozenset[Oid] | None
+    """Names of the received objects if they are few, else ``None``."""
+
+    async def examine(self, updates: Sequence[RefUpdate]) -> tuple[tuple[RefUpdate, ...], Mapping[RefName, str]]:
+        """(the updates with ``peeled`` filled in, per ref why git would refuse it: missing object, no commit …)."""
+        ...
+
+    async def promote(self) -> None:
+        """Move the packs that are not inline to the stage, durably; the quarantine is empty then."""
+        ...
+
+    async def discard(self) -> None:
+        """Remove whatever is left of it; may be called again, and after ``promote``."""
+        ...
+
+    async def __aenter__(self) -> "Quarantine": ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ObjectStore(Protocol):
+    """Bare Git repositories, quarantines, and the stage: packs of changes not yet applied, by checksum."""
+
+    def quarantine(self, repository: RepositoryName, txn: TxnId, shallow: Sequence[Oid] = ()) -> "QuarantineIntake":
+        """A place to receive one push; nothing is created before the first byte."""
+        ...
+
+    def path(self, name: str) -> Path:
+        """Where ``owner/name`` stands on disk."""
+        ...
+
+    async def missing(self, change: Change) -> tuple[PackRef, ...]:
+        """Packs of ``change`` that are neither staged here nor in the repository."""
+        ...
+
+    async def stage_inline(self, packs: Iterable[tuple[PackRef, InlinePack]]) -> None:
+        """Check small packs and hold them in memory until the journal has them (bounded). Raises ``PackRefused``."""
+        ...
+
+    def inline(self, packs: Iterable[PackRef]) -> tuple[InlinePack, ...]:
+        """Those of ``packs`` that are held in memory: what goes into the journal and into messages."""
+        ...
+
+    async def stage_fetched(self, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
+        """Download pack and index, resuming what is there: ``read(index, offset)``; verify both checksums, the pack's
+        and the index's own trailers, fsync file and directory. Raises ``PackRefused`` or what ``read`` raises."""
+        ...
+
+    async def discard(self, change: Change) -> None:
+        """Drop what is staged for a change that cannot be committed."""
+        ...
+
+    async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
+        """V6: objects first, then refs and HEAD; idempotent. ``packs`` are the small ones from the journal."""
+        ...
+
+    async def materialise(self, register: Register) -> None:
+        """Make refs and HEAD on disk equal to ``register`` whatever they are now: replay at start."""
+        ...
+
+    async def sync(self, name: str) -> None:
+        """fsync all that was applied to the repository, files and directories."""
+        ...
+
+    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
+        """At start, under the data directory's lock: remove stale ``*.lock`` and ``tmp_*``, orphaned quarantines, staged
+        packs that nothing names, and trash of deleted repositories. Returns how many of each."""
+        ...
+
+    async def open_pack(self, name: str, pack: PackRef, index: bool, offset: int) -> AsyncIterator[bytes] | None:
+        """Bytes of a pack (or index) from stage or repository ``name``; ``None`` if it is not here."""
+        ...
+
+    async def upload_pack(self, name: str, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:
+        """The answer of ``git upload-pack --stateless-rpc`` to one request, streamed with back-pressure; the process is
+        ended when the iterator is closed. ``protocol`` is the client's ``Git-Protocol`` header (checked), or empty."""
+        ...
+
+    async def size_bytes(self, name: str) -> int:
+        """Disk usage of a repository."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Free space on the disk that holds the data directory."""
+        ...
+
+
+class QuarantineIntake(Protocol):
+    """Receives one pack."""
+
+    async def receive(self, chunks: AsyncIterator[bytes]) -> Quarantine:
+        """Index and check a pack while it streams in, with bounded memory.
+
+        Raises:
+            PackRefused: in git's own words; nothing is left behind.
+            DiskRefused: nothing is left behind.
+        """
+        ...
+
+    async def empty(self) -> Quarantine:
+        """For a push without a pack: only deletes, or only objects that are here already."""
+        ...
+
+
+# ---------------------------------------------------------------- what the API asks a node
+
+
+class Consistency(Enum):
+    """How fresh a read is."""
+
+    LINEARIZABLE = "linearizable"
+    """Sees every acknowledged change; needs a majority."""
+    LOCAL = "local"
+    """What this node has applied; never waits, may be old, says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One node's copy of a repository."""
+
+    node: NodeId
+    state: str
+    """current, lagging, divergent, in doubt, offline."""
+    position: Position | None
+    applied: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """What this node thinks of a peer."""
+
+    node: NodeId
+    url: str
+    state: str
+    """alive or suspected."""
+    reason: str = ""
+    last_seen_s: float | None = None
+    """Seconds since it last answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """For /health and ``status``."""
+
+    node: NodeId
+    cluster: str
+    incarnation: int
+    quorum: int
+    voters: tuple[NodeId, ...]
+    peers: tuple[PeerState, ...]
+    transport: str
+    transport_up: bool
+    transport_detail: str
+    ready: bool
+    """Replayed, swept, serving."""
+    write_ready: bool
+    """A quorum is in reach."""
+    problem: str = ""
+    """Why not, in one line."""
+
+
+class Service(Protocol):
+    """A running node as the API sees it (``node.runtime.Runtime``)."""
+
+    def state(self) -> NodeState: ...
+
+    async def create(self, name: RepositoryName, *, actor: str, head: RefName | None, key: str | None) -> Outcome:
+        """REJECTED if it exists, unless ``key`` made it: then the original outcome again."""
+        ...
+
+    async def delete(self, name: RepositoryName, *, actor: str, key: str | None) -> Outcome: ...
+
+    async def push(
+        self,
+        name: RepositoryName,
+        txn: TxnId,
+        quarantine: Quarantine,
+        updates: Sequence[RefUpdate],
+        *,
+        actor: str,
+        atomic: bool,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> Outcome:
+        """Stage on the peers (O3), then prepare → vote → decision. ``updates`` come from ``Quarantine.examine``.
+        ``progress`` gets a line for the client now and then. Never raises for what the quorum does."""
+        ...
+
+    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+        """The committed value; its refs may be served at once, its objects are on this disk.
+
+        Raises:
+            RepositoryAbsent, ReadUnavailable.
+        """
+        ...
+
+    def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> "QuarantineIntake":
+        """Where the pack of a push is received. Raises ``DiskRefused`` when the disk is nearly full."""
+        ...
+
+    async def upload_pack(self, register: Register, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:
+        """See ``ObjectStore.upload_pack``; bounded in number (``Config.fetches_max``), raises ``Busy`` beyond."""
+        ...
+
+    async def replicas(self, name: RepositoryName) -> Sequence[Replica]: ...
+
+    async def history(self, name: RepositoryName, since: int, limit: int) -> Sequence[HistoryEntry]: ...
+
+    async def repositories(self, after: str, limit: int) -> Sequence[Register]: ...
+
+    async def transaction(self, txn: TxnId) -> TransactionRecord | None:
+        """From this node, or from any peer that knows it; a settled record wins over an unknown one."""
+        ...
+
+    async def size_bytes(self, name: RepositoryName) -> int: ...
+
+    def new_txn(self) -> TxnId: ...
+
+    def path(self, register: Register) -> Path:
+        """The bare repository on this node's disk."""
+        ...
