@@ -7,10 +7,10 @@ fall between any two; the simulator makes it do so.
 from dataclasses import dataclass
 
 from node.protocol.acceptor import Op
-from node.protocol.certificate import SignedVote
+from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change
 from node.protocol.ids import Ballot, NodeId, TxnId
-from node.protocol.messages import TransportReply, TransportRequest
+from node.protocol.messages import InlinePack, TransportReply, TransportRequest
 from node.protocol.outcome import Outcome
 
 
@@ -19,6 +19,8 @@ class Write:
     """A conditional write to the acceptor record; ``events.Written`` tells what became of it."""
 
     op: Op
+    certificate: Certificate | None = None
+    """Kept with a commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Decide:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One request to one peer; its reply comes back as ``events.Received``, or never."""
+    """One request to one peer; its reply comes back as ``events.Received``, or never. The runtime adds to a prepare the
+    change's small packs and who holds the others."""
 
     to: NodeId
     message: TransportRequest
@@ -42,7 +45,8 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a request that came in; yes votes are signed on the way out."""
+    """The answer to a request that came in. On the way out the runtime signs a yes, and adds to a promise where the
+    accepted change's objects are (``staged``, and the small packs themselves)."""
 
     request: int
     message: TransportReply
@@ -54,6 +58,15 @@ class StageObjects:
 
     change: Change
     holders: tuple[NodeId, ...]
+    packs: tuple[InlinePack, ...] = ()
+    """The small ones, when they came along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """V3: a commit at or below the own version. Compare it with the own history (different: alarm), keep its certificate."""
+
+    certificate: Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +99,17 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Feed ``events.Tick`` at ``at`` (monotonic seconds), or up to ``jitter_s`` later, drawn by the runtime."""
+    """Feed ``events.Tick`` at ``at`` (monotonic seconds), or earlier; it replaces the machine's previous wish."""
 
     at: float
-    jitter_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that must never happen: stop voting on this repository and tell an operator."""
+    """Something an operator must know; with ``stop``, something that must never happen: no more votes on this repository."""
 
     reason: str
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +119,4 @@ class Note:
     reason: str
 
 
-Effect = Write | Decide | Send | Reply | StageObjects | CatchUp | Discard | Answer | Settle | Wake | Alarm | Note
+Effect = Write | Decide | Send | Reply | StageObjects | Witness | CatchUp | Discard | Answer | Settle | Wake | Alarm | Note

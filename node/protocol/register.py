@@ -6,10 +6,10 @@ a found change can never be refused by one voter for a reason that another does 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from node.protocol.change import Change, ChangeKind, RefUpdate, Request
+from node.protocol.change import Change, ChangeKind, RefUpdate
 from node.protocol.ids import ORIGIN, ZERO_OID, NodeId, Oid, Position, RefName, RepoId, digest_of
 from node.protocol.quorum import VoterSet
 
@@ -38,7 +38,7 @@ class Register:
     exists: bool = False
     name: str = ""
     head: RefName = DEFAULT_HEAD
-    refs: Mapping[RefName, Ref] = EMPTY
+    refs: Mapping[RefName, Ref] = field(default_factory=lambda: EMPTY)
     floor: int = 0
     """Version of the last deletion: packs of changes up to it are gone, and nobody needs them."""
 
@@ -75,6 +75,7 @@ class Register:
                 if reason := draft.refuses(update):
                     return f"{update.ref}: {reason}"
                 draft.take(update)
+            draft.point_head(request.head)
         return None
 
     def __repr__(self) -> str:
@@ -82,64 +83,57 @@ class Register:
 
 
 class Draft:
-    """A ref table under construction: requests are laid on it one after another while a batch is formed."""
+    """A ref table under construction: requests are laid on it one after another while a batch is formed or checked."""
 
     def __init__(self, register: Register) -> None:
         self._refs = dict(register.refs)
         self._head = register.head
-        self._directories: dict[str, int] = {}
-        for ref in self._refs:
-            self._count(ref, 1)
 
-    def take_request(self, request: Request) -> None:
-        """Lay a whole request on the table; every one of its updates was asked for before."""
-        for update in request.updates:
-            self.take(update)
-        self._head = request.head or self._head
+    def copy(self) -> "Draft":
+        """A trial of its own."""
+        twin = Draft.__new__(Draft)
+        twin._refs, twin._head = dict(self._refs), self._head
+        return twin
 
     def refuses(self, update: RefUpdate) -> str | None:
         """Why this update cannot be next, in git's words, or ``None``."""
         current = self._refs.get(update.ref)
         if update.old != (current.oid if current else ZERO_OID):
-            if current is None:
-                return "reference does not exist"
-            if update.old == ZERO_OID:
-                return f"reference already exists, fetch first (it is at {current.oid[:10]})"
-            return f"fetch first (stale: it is at {current.oid[:10]}, not {update.old[:10]})"
+            return _stale(update, current)
         if update.deletes:
-            return "deletion of the current branch prohibited" if update.ref == self._head and current else None
-        if current is None:
-            if update.ref in self._directories:
-                return f"cannot create '{update.ref}': there are refs below it"
-            for parent in _parents(update.ref):
-                if parent in self._refs:
-                    return f"cannot create '{update.ref}': '{parent}' exists"
-        return None
+            return "deletion of the current branch prohibited" if current and update.ref == self._head else None
+        return None if current else self._conflict(update.ref)
 
     def take(self, update: RefUpdate) -> None:
-        existed = update.ref in self._refs
         _update(self._refs, (update,))
-        exists = update.ref in self._refs
-        if exists != existed:
-            self._count(update.ref, 1 if exists else -1)
+
+    def point_head(self, head: RefName | None) -> None:
+        """Move HEAD, if the request says so."""
+        self._head = head or self._head
 
     def head_after(self) -> RefName | None:
         """What HEAD should become if it names no branch while branches exist (a first push of ``master``)."""
         if self._head in self._refs:
             return None
-        branches = sorted(ref for ref in self._refs if ref.startswith("refs/heads/"))
-        if not branches:
-            return None
         usual = (RefName("refs/heads/main"), RefName("refs/heads/master"))
-        return next((ref for ref in usual if ref in self._refs), branches[0])
+        branches = (ref for ref in self._refs if ref.startswith("refs/heads/"))
+        return next((ref for ref in usual if ref in self._refs), min(branches, default=None))
 
-    def _count(self, ref: RefName, by: int) -> None:
+    def _conflict(self, ref: RefName) -> str | None:
+        """A ref cannot be a directory and a file at once."""
         for parent in _parents(ref):
-            count = self._directories.get(parent, 0) + by
-            if count:
-                self._directories[parent] = count
-            else:
-                self._directories.pop(parent, None)
+            if parent in self._refs:
+                return f"cannot create '{ref}': '{parent}' exists"
+        below = next((other for other in self._refs if other.startswith(f"{ref}/")), None)
+        return f"cannot create '{ref}': '{below}' exists" if below else None
+
+
+def _stale(update: RefUpdate, current: Ref | None) -> str:
+    if current is None:
+        return "reference does not exist"
+    if update.old == ZERO_OID:
+        return f"reference already exists, fetch first (it is at {current.oid[:10]})"
+    return f"fetch first (stale: it is at {current.oid[:10]}, not {update.old[:10]})"
 
 
 def preferred(repository: RepoId, voters: VoterSet, alive: Iterable[NodeId]) -> NodeId | None:

@@ -1,0 +1,663 @@
+"""The coordinator: how this node gets changes of one repository decided (C1–C8, and the settling part of R1).
+
+One change in flight. The machine owns a round or it does not (C2); owning, it proposes: a new change, a change that a claim
+found, or "no change" to abort or to settle. ``TRANSITIONS`` is the whole table; ``_move`` is the only writer of ``state``.
+
+Two things live longer than a state: ``Doubt``, an own change whose outcome is not certain (its clients are told ``unknown``
+in time, and it is settled in the background), and ``Closing``, a decided change whose answer waits a moment to name all
+voters. Ownership lives here only: after a restart a node owns nothing and claims a higher round.
+
+    R3's and R4's places (issue "nothing is ever lost"): a claim's majority counts only members with known incarnations.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+from node.protocol.acceptor import Accepted, AcceptOp, AcceptorRecord, PromiseOp, WriteVerdict
+from node.protocol.batch import Pending, form
+from node.protocol.certificate import Certificate
+from node.protocol.change import Change
+from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, Note, Send, StageObjects, Wake, Write
+from node.protocol.events import Committed, Event, ObjectsStaged, Received, SettleNow, Submitted, Suspected, Written
+from node.protocol.ids import Ballot, NodeId, Position
+from node.protocol.messages import Abort, Claim, Commit, InlinePack, Prepare, Promise, Refused, TransportRequest, Vote, VoteKind
+from node.protocol.outcome import OutcomeKind
+from node.protocol.proposal import Closing, Doubt, Kind, Proposal, outcome, refusal, shortfall
+from node.protocol.quorum import Verdict
+from node.protocol.register import Register, preferred
+from node.protocol.timing import Timing
+
+QUEUE_MAX = 1024
+"""Requests that may wait for one repository; the next ones are refused at once."""
+
+
+class State(Enum):
+    """What the coordinator is doing."""
+
+    IDLE = "idle"
+    """Owns nothing, wants nothing."""
+    CLAIMING = "claiming"
+    """Its own promise is being written, or promises are being gathered."""
+    LEARNING = "learning"
+    """A promise named a higher committed version: catching up to it (C3)."""
+    FETCHING = "fetching"
+    """A change was found, its objects are being fetched (C3)."""
+    OWNING = "owning"
+    """Owns the round; nothing in flight."""
+    ISSUING = "issuing"
+    """The next attempt is being accepted durably here, before it is sent (C4)."""
+    PREPARING = "preparing"
+    """Counting votes for a change."""
+    ABORTING = "aborting"
+    """Counting votes for no change."""
+    DECIDING = "deciding"
+    """A quorum is counted; the commit is being signed and written."""
+    WAITING = "waiting"
+    """Ownership lost, or a claim failed: pausing before the next claim."""
+    STOPPED = "stopped"
+    """An alarm was raised; nothing is proposed any more."""
+
+
+class Trigger(Enum):
+    """Why the state changes."""
+
+    WORK = "something to do"
+    BEHIND = "a promise is ahead"
+    FOUND = "a change was found"
+    CLEAR = "nothing must be finished"
+    ISSUE = "next attempt"
+    ACCEPTED_CHANGE = "own yes is durable"
+    ACCEPTED_NONE = "own yes to none is durable"
+    QUORUM = "quorum counted"
+    BLOCKED = "blocking set counted"
+    DECIDED = "commit is durable"
+    LOST = "ownership lost or overtaken"
+    REST = "nothing left to do"
+    ALARM = "alarm"
+
+
+_ENDS: Mapping[Trigger, State] = {Trigger.LOST: State.WAITING, Trigger.ALARM: State.STOPPED}
+
+TRANSITIONS: Mapping[State, Mapping[Trigger, State]] = {
+    State.IDLE: {Trigger.WORK: State.CLAIMING, **_ENDS},
+    State.CLAIMING: {
+        Trigger.BEHIND: State.LEARNING,
+        Trigger.FOUND: State.FETCHING,
+        Trigger.CLEAR: State.OWNING,
+        Trigger.ISSUE: State.ISSUING,
+        **_ENDS,
+    },
+    State.LEARNING: {
+        Trigger.FOUND: State.FETCHING,
+        Trigger.CLEAR: State.OWNING,
+        Trigger.ISSUE: State.ISSUING,
+        **_ENDS,
+    },
+    State.FETCHING: {Trigger.ISSUE: State.ISSUING, **_ENDS},
+    State.OWNING: {Trigger.ISSUE: State.ISSUING, **_ENDS},
+    State.ISSUING: {
+        Trigger.ACCEPTED_CHANGE: State.PREPARING,
+        Trigger.ACCEPTED_NONE: State.ABORTING,
+        **_ENDS,
+    },
+    State.PREPARING: {Trigger.QUORUM: State.DECIDING, Trigger.ISSUE: State.ISSUING, **_ENDS},
+    State.ABORTING: {Trigger.BLOCKED: State.OWNING, **_ENDS},
+    State.DECIDING: {Trigger.DECIDED: State.OWNING, **_ENDS},
+    State.WAITING: {Trigger.WORK: State.CLAIMING, Trigger.REST: State.IDLE, **_ENDS},
+    State.STOPPED: {Trigger.ALARM: State.STOPPED, Trigger.LOST: State.STOPPED},
+}
+
+_BETWEEN_CLAIMS = (State.IDLE, State.WAITING)
+
+
+class Coordinator:
+    """One repository's coordinator on this node. ``spread`` in [0, 1) sets its pauses apart from other nodes'."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        record: AcceptorRecord,
+        register: Register,
+        timing: Timing,
+        *,
+        quorum_rule: str = "majority",
+        spread: float = 0.0,
+        stopped: str = "",
+    ) -> None:
+        self.me = me
+        self.state = State.STOPPED if stopped else State.IDLE
+        self.record = record
+        self.register = register
+        self._timing = timing
+        self._quorum_rule = quorum_rule
+        self._spread = spread
+        self._suspected: frozenset[NodeId] = frozenset()
+        self._queue: list[Pending] = []
+        self._settling = False
+        self._ballot = record.promised
+        """The own round's highest attempt so far, or whatever was promised last."""
+        self._seen_round = record.promised.round
+        self._promises: dict[NodeId, Promise] = {}
+        self._claim_deadline_at = 0.0
+        self._resume_at = 0.0
+        self._pauses = 0
+        self._learn_to = 0
+        self._found: Accepted | None = None
+        self._proposal: Proposal | None = None
+        self._doubt: Doubt | None = None
+        self._closings: list[Closing] = []
+        self._out: list[Effect] = []
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; return what to do, in order."""
+        self._out = []
+        match event:
+            case Submitted():
+                self._on_submitted(event)
+            case Received(sender, message):
+                self._on_received(sender, message, now)
+            case Written():
+                self._on_written(event, now)
+            case Committed():
+                self._on_committed(event, now)
+            case ObjectsStaged():
+                self._on_staged(event, now)
+            case SettleNow():
+                self._settling = self._settling or self.record.in_doubt is not None
+            case Suspected():
+                self._suspected = event.nodes
+                self._fail_fast()
+                self._count(now)
+            case _:
+                pass
+        self._on_time(now)
+        self._work(now)
+        self._wake(now)
+        out, self._out = self._out, []
+        return out
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is wanted, doubted or under way: then it must not be forgotten."""
+        return bool(self._queue or self._doubt or self._closings or self._settling) or self.state not in (
+            State.IDLE,
+            State.OWNING,
+            State.STOPPED,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Coordinator {self.register.repository} {self.state.name} {self._proposal or self._ballot}>"
+
+    # ------------------------------------------------------------ work
+
+    @property
+    def _quorum(self) -> int:
+        return self.register.voters.quorum(self._quorum_rule)
+
+    @property
+    def _peers(self) -> list[NodeId]:
+        return [node for node in self.register.voters.nodes if node != self.me]
+
+    @property
+    def _live_peers(self) -> list[NodeId]:
+        return [node for node in self._peers if node not in self._suspected]
+
+    def _on_submitted(self, event: Submitted) -> None:
+        pending = Pending.of(event)
+        if self.state is State.STOPPED:
+            self._refuse(pending, "this replica is set aside; another node can take the write")
+        elif len(self._queue) >= QUEUE_MAX:
+            self._refuse(pending, f"{QUEUE_MAX} requests wait for this repository already")
+        else:
+            self._queue.append(pending)
+        self._fail_fast()
+
+    def _fail_fast(self) -> None:
+        """C8: what cannot reach its quorum is refused before anything is sent; the quorum is never reduced."""
+        alive = 1 + len(self._live_peers)
+        if alive >= self._quorum:
+            return
+        gone = ", ".join(f"{node} unreachable" for node in self._peers if node in self._suspected)
+        queue, self._queue = self._queue, []
+        for pending in queue:
+            self._refuse(pending, f"quorum not reachable ({alive}/{self._quorum}): {gone}; nothing was sent")
+
+    def _work(self, now: float) -> None:
+        """Claim when something is wanted and nothing is owned; propose when something waits and the round is owned."""
+        if self.state is State.OWNING and self._queue:
+            self._issue_next(now)
+        if self.state not in _BETWEEN_CLAIMS:
+            return
+        wanted = bool(self._queue or self._settling or self._doubt)
+        if self.state is State.WAITING and now < self._resume_at:
+            return
+        if not wanted:
+            if self.state is State.WAITING:
+                self._move(Trigger.REST)
+        elif 1 + len(self._live_peers) >= self.register.voters.majority:
+            self._claim(now)
+        else:
+            self._resume_at = now + self._timing.resend_s
+
+    def _claim(self, now: float) -> None:
+        """C2: the own promise, by V1, above the own promised round, before the claim is sent."""
+        if self.state is State.IDLE or self.state is State.WAITING:
+            self._move(Trigger.WORK)
+        self._seen_round = max(self._seen_round, self.record.promised.round) + 1
+        self._ballot = Ballot(self._seen_round, self.me, 0)
+        self._promises = {}
+        self._found = None
+        self._claim_deadline_at = now + self._timing.prepare_s
+        self._out.append(Write(PromiseOp(self.register.repository, self._ballot)))
+
+    def _issue_next(self, now: float) -> None:
+        """C1: form the next change out of what waits; refuse what cannot be in it."""
+        least_s = self._timing.prepare_s * 0.2
+        fresh = [pending for pending in self._queue if pending.submitted.deadline_at - now >= least_s]
+        for pending in self._queue:
+            if pending.submitted.deadline_at - now < least_s:
+                self._refuse(pending, "waited too long for other changes of this repository; nothing was sent")
+        batch = form(self.register, fresh)
+        self._queue = batch.left
+        for pending, reason in batch.rejected:
+            self._refuse(pending, reason, OutcomeKind.REJECTED)
+        if batch.change is not None:
+            deadline_at = min(pending.submitted.deadline_at for pending in batch.taken)
+            proposal = self._issue(Kind.NEW, batch.change.base, batch.change, deadline_at, now)
+            self._doubt = Doubt(batch.change, batch.taken, proposal)
+
+    def _issue(self, kind: Kind, base: Position, change: Change | None, deadline_at: float, now: float) -> Proposal:
+        """C4: from here on the attempt before is not counted any more; late votes for it are dropped."""
+        self._ballot = self._ballot.next_attempt()
+        self._move(Trigger.ISSUE)
+        position = change.position if change else base
+        resend_at = now + self._timing.resend_s
+        self._proposal = Proposal(kind, self._ballot, base, change, self._quorum, deadline_at, resend_at, position)
+        self._out.append(Write(AcceptOp(self.register.repository, self._ballot, base, change)))
+        return self._proposal
+
+    # ------------------------------------------------------------ claims
+
+    def _on_promise(self, sender: NodeId, promise: Promise, now: float) -> None:
+        if self.state is not State.CLAIMING or promise.ballot != self._ballot:
+            self._note(f"promise of {sender} at {promise.ballot} is late")
+        elif promise.voters != self.register.voters.digest:
+            self._out.append(Alarm(f"{sender} promises for another voter set"))
+        else:
+            self._promises[sender] = promise
+            if len(self._promises) >= self.register.voters.majority:
+                self._learn(now)
+
+    def _learn(self, now: float) -> None:
+        """C3: first catch up to the highest committed version that was promised."""
+        positions = {promise.committed.version: promise.committed for promise in self._promises.values()}
+        highest = positions[max(positions)]
+        here = self.register.position
+        clash = [p.committed for p in self._promises.values() if p.committed.version == here.version and p.committed != here]
+        if clash:
+            self._stop(f"a voter stands at {clash[0]}, this node at {here}")
+        elif highest.version > here.version:
+            self._learn_to = highest.version
+            holders = tuple(node for node, p in self._promises.items() if p.committed.version >= highest.version)
+            self._move(Trigger.BEHIND)
+            self._out.append(CatchUp(highest.version, holders))
+        else:
+            self._examine(now)
+
+    def _examine(self, now: float) -> None:
+        """C3: finish what the highest accepted record carries, or make sure that nothing is left of a doubt, or own."""
+        here = self.register.position
+        accepted = [promise.accepted for promise in self._promises.values() if promise.accepted is not None]
+        top = max(accepted, key=lambda record: record.ballot, default=None)
+        if top is not None and top.change is not None and top.base == here:
+            self._fetch(top)
+        elif self._settling or self._doubt or any(a.change is not None and a.base == here for a in accepted):
+            self._issue(Kind.NONE, here, None, now + self._timing.prepare_s, now)
+        else:
+            self._move(Trigger.CLEAR)
+
+    def _fetch(self, found: Accepted) -> None:
+        assert found.change is not None
+        self._found = found
+        digest = found.change.position.digest
+        carriers = [
+            (node, promise)
+            for node, promise in self._promises.items()
+            if promise.accepted is not None
+            and promise.accepted.change is not None
+            and promise.accepted.change.position.digest == digest
+        ]
+        holders = tuple(node for node, promise in carriers if promise.staged and node != self.me)
+        packs: dict[str, InlinePack] = {pack.sha256: pack for _, promise in carriers for pack in promise.packs}
+        self._move(Trigger.FOUND)
+        self._out.append(StageObjects(found.change, holders, tuple(packs.values())))
+
+    def _on_staged(self, event: ObjectsStaged, now: float) -> None:
+        found = self._found.change if self._found else None
+        if self.state is not State.FETCHING or found is None or found.position.digest != event.digest:
+            return
+        if event.problem:
+            # Nobody in reach has the objects any more: propose nothing, claim again (C3).
+            self._note(f"objects of the found change: {event.problem}")
+            self._pause(now)
+        else:
+            self._issue(Kind.FOUND, found.base, found, now + self._timing.prepare_s, now)
+
+    # ------------------------------------------------------------ votes
+
+    def _on_received(self, sender: NodeId, message: object, now: float) -> None:
+        match message:
+            case Promise():
+                self._on_promise(sender, message, now)
+            case Vote():
+                self._on_vote(sender, message, now)
+            case Refused():
+                self._on_refused(sender, message, now)
+            case _:
+                pass
+
+    def _on_vote(self, sender: NodeId, vote: Vote, now: float) -> None:
+        for closing in self._closings:
+            if vote.ballot == closing.proposal.ballot and vote.kind is VoteKind.YES:
+                closing.proposal.yes[sender] = vote
+        proposal = self._proposal
+        if proposal is None or vote.ballot != proposal.ballot or vote.none != (proposal.change is None):
+            self._note(f"vote of {sender} at {vote.ballot} is late")
+        elif vote.kind is VoteKind.YES:
+            if vote.position != proposal.position or vote.quorum != proposal.quorum:
+                self._out.append(Alarm(f"{sender} voted for something else at {vote.ballot}"))
+                return
+            proposal.yes[sender] = vote
+            self._count(now)
+        elif vote.kind is VoteKind.NO:
+            proposal.noes[sender] = vote.reason
+            self._count(now)
+        else:
+            proposal.others[sender] = vote.reason or vote.kind.value
+            if vote.committed.version > self.register.position.version:
+                self._out.append(CatchUp(vote.committed.version, (sender,)))
+
+    def _count(self, now: float) -> None:
+        """C4, C5: is it decided, aborted, or hopeless?"""
+        proposal = self._proposal
+        if proposal is None or self.state not in (State.PREPARING, State.ABORTING):
+            return
+        verdict = proposal.verdict(self.register.voters, self._suspected)
+        if verdict is Verdict.WON and self.state is State.PREPARING:
+            assert proposal.change is not None
+            self._move(Trigger.QUORUM)
+            self._out.append(Decide(proposal.change, proposal.ballot, proposal.quorum, proposal.signed_votes(self.me)))
+        elif verdict is Verdict.WON:
+            self._blocked(now)
+        elif verdict is Verdict.LOST and proposal.kind is Kind.NEW:
+            self._give_up(proposal, now)
+
+    def _give_up(self, proposal: Proposal, now: float) -> None:
+        """C5: propose "no change" at the next attempt, of an own change only, first proposed in this very round."""
+        if self._doubt is not None:
+            self._doubt.reason = shortfall(proposal, self.register.voters, self._suspected)
+            self._doubt.fruitless = True
+        self._issue(Kind.NONE, proposal.base, None, now + self._timing.prepare_s, now)
+
+    def _blocked(self, now: float) -> None:
+        """A blocking set accepted "no change": every change on this base at lower ballots is aborted, certain."""
+        self._move(Trigger.BLOCKED)
+        self._proposal = None
+        self._settling = False
+        self._pauses = 0
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None:
+            self._aborted(doubt, now)
+
+    def _on_refused(self, sender: NodeId, refused: Refused, now: float) -> None:
+        if refused.ballot != self._ballot or self.state in _BETWEEN_CLAIMS:
+            self._note(f"refusal of {sender} at {refused.ballot} is late")
+        elif refused.promised.owned_by_same(self._ballot):
+            self._note(f"refusal of {sender} names an own attempt")
+        elif refused.promised > self._ballot:
+            self._seen_round = max(self._seen_round, refused.promised.round)
+            self._pause(now)
+        elif self._proposal is not None:
+            self._proposal.noes[sender] = refused.reason
+            self._count(now)
+        else:
+            self._note(f"{sender} promises nothing: {refused.reason}")
+
+    # ------------------------------------------------------------ what became durable
+
+    def _on_written(self, event: Written, now: float) -> None:
+        older = event.record.promised < self.record.promised or event.record.committed.version < self.record.committed.version
+        if not older:
+            self.record = event.record
+        if event.verdict is WriteVerdict.DIVERGENT:
+            self._stop(f"{event.op.repository}: one ballot or one version has two values")
+        elif isinstance(event.op, PromiseOp) and event.op.ballot == self._ballot and self.state is State.CLAIMING:
+            self._on_own_promise(event, now)
+        elif isinstance(event.op, AcceptOp) and self._proposal is not None and event.op.ballot == self._proposal.ballot:
+            self._on_own_acceptance(event, self._proposal, now)
+        elif isinstance(event.op, PromiseOp | AcceptOp) and event.verdict is WriteVerdict.DONE:
+            self._on_foreign(event.op.ballot, now)
+
+    def _on_foreign(self, ballot: Ballot, now: float) -> None:
+        """The own voter promised a higher round to somebody else: to go on would only collect refusals (C6)."""
+        owning = self.state in (State.OWNING, State.PREPARING, State.ABORTING, State.CLAIMING, State.LEARNING, State.FETCHING)
+        if ballot > self._ballot and not ballot.owned_by_same(self._ballot):
+            self._seen_round = max(self._seen_round, ballot.round)
+            if owning:
+                self._pause(now)
+
+    def _on_own_promise(self, event: Written, now: float) -> None:
+        if event.verdict is not WriteVerdict.DONE:
+            self._pause(now)
+            return
+        voters, record = self.register.voters, event.record
+        self._promises[self.me] = Promise(
+            self.register.repository, voters.digest, self._ballot, 0, record.accepted, record.committed, staged=True
+        )
+        if voters.majority == 1:
+            self._learn(now)
+            return
+        claim = Claim(self.register.repository, voters.digest, self._ballot, self._timing.prepare_s)
+        self._out += (Send(peer, claim) for peer in self._live_peers)
+
+    def _on_own_acceptance(self, event: Written, proposal: Proposal, now: float) -> None:
+        if event.verdict is WriteVerdict.MOVED:
+            return  # the commit that moved it is on its way to ``_on_committed``
+        if event.verdict is WriteVerdict.REFUSED:
+            # Never sent, never accepted, not even here: the requests may simply wait for the next change.
+            if proposal.kind is Kind.NEW and self._doubt is not None:
+                self._queue = [pending.again() for pending in self._doubt.pendings] + self._queue
+                self._doubt = None
+            self._pause(now)
+            return
+        proposal.yes[self.me] = None
+        self._move(Trigger.ACCEPTED_NONE if proposal.change is None else Trigger.ACCEPTED_CHANGE)
+        self._send(proposal, self._live_peers, now)
+        self._count(now)
+
+    def _send(self, proposal: Proposal, peers: Iterable[NodeId], now: float) -> None:
+        repository, voters = self.register.repository, self.register.voters.digest
+        left_s = max(proposal.deadline_at - now, self._timing.resend_s)
+        message: TransportRequest
+        if proposal.change is None:
+            message = Abort(repository, voters, proposal.ballot, proposal.base, proposal.quorum, left_s)
+        else:
+            message = Prepare(repository, voters, proposal.ballot, proposal.change, proposal.quorum, left_s)
+        proposal.sent = True
+        proposal.resend_at = now + self._timing.resend_s
+        self._out += (Send(peer, message) for peer in peers)
+
+    def _on_committed(self, event: Committed, now: float) -> None:
+        self.register = event.register
+        if event.record.promised >= self.record.promised:
+            self.record = event.record
+        proposal = self._proposal
+        mine = proposal is not None and proposal.position == event.change.position
+        if self.record.in_doubt is None:
+            self._settling = False
+        if proposal is not None and proposal.base.version < event.register.position.version:
+            self._proposal = None
+            if mine and self.state is State.DECIDING:
+                self._decided(proposal, event.certificate, now)
+            else:
+                self._pause(now)
+        elif self.state is State.OWNING:
+            self._pause(now)  # somebody else got a change decided: they own a higher round
+        if self._doubt is not None:
+            self._resolve(self._doubt, event, now)
+        if self.state is State.LEARNING and event.register.position.version >= self._learn_to:
+            self._examine(now)
+        elif self.state is State.FETCHING and self._found is not None and self._found.base != event.register.position:
+            self._pause(now)
+
+    def _decided(self, proposal: Proposal, certificate: Certificate | None, now: float) -> None:
+        """C4, after the commit is durable: tell the peers, then whoever waits; nobody waits for the peers to hear it."""
+        self._move(Trigger.DECIDED)
+        self._pauses = 0
+        register = self.register
+        if certificate is not None:
+            commit = Commit(register.repository, register.voters.digest, proposal.position, certificate)
+            self._out += (Send(peer, commit) for peer in self._live_peers)
+        doubt = self._doubt
+        if doubt is not None and doubt.change.position == proposal.position:
+            self._doubt = None
+            self._closings.append(Closing(proposal, doubt.pendings, certificate, now + self._timing.grace_s))
+
+    def _resolve(self, doubt: Doubt, event: Committed, now: float) -> None:
+        """C6: ``history[base.version + 1]`` tells."""
+        if event.change.base.version != doubt.change.base.version:
+            return
+        self._doubt = None
+        if event.change.position == doubt.change.position:
+            self._closings.append(Closing(doubt.proposal, doubt.pendings, event.certificate, now))
+        else:
+            doubt.reason = doubt.reason or f"another change took its place at version {event.register.position.version}"
+            self._aborted(doubt, now)
+
+    def _aborted(self, doubt: Doubt, now: float) -> None:
+        """Certain. What may still succeed is tried again as a new change with a new id, within its deadline (C1, C6)."""
+        again: list[Pending] = []
+        several = len(doubt.pendings) > 1
+        refused_by_vote = bool(doubt.proposal.noes)
+        for pending in doubt.pendings:
+            hopeful = not doubt.fruitless or (refused_by_vote and several)
+            if hopeful and not pending.answered and pending.submitted.deadline_at > now:
+                again.append(pending.again(alone=refused_by_vote))
+            else:
+                self._tell(OutcomeKind.ABORTED, pending, doubt.proposal, doubt.reason)
+        self._queue = again + self._queue
+        self._fail_fast()
+
+    # ------------------------------------------------------------ time
+
+    def _on_time(self, now: float) -> None:
+        self._close(now)
+        self._expire(now)
+        claim_over = now >= self._claim_deadline_at + (self._timing.prepare_s if self.state is State.LEARNING else 0.0)
+        if self.state in (State.CLAIMING, State.LEARNING) and claim_over:
+            self._pause(now)
+        proposal = self._proposal
+        if proposal is None or self.state not in (State.PREPARING, State.ABORTING):
+            return
+        if proposal.kind is Kind.NEW and now >= proposal.deadline_at:
+            self._give_up(proposal, now)
+        else:
+            self._resend(proposal, now)
+
+    def _resend(self, proposal: Proposal, now: float) -> None:
+        """Identical, to whoever has not voted; a found change and an abort are never given up while the round is owned."""
+        if now >= proposal.resend_at:
+            if now >= proposal.deadline_at:
+                proposal.deadline_at = now + self._timing.prepare_s
+            missing = [peer for peer in self._live_peers if peer not in proposal.yes and peer not in proposal.noes]
+            self._send(proposal, missing, now)
+
+    def _close(self, now: float) -> None:
+        """Answer what is decided: as soon as every live voter has said yes, or the moment of grace is over."""
+        still: list[Closing] = []
+        for closing in self._closings:
+            awaited = set(self._live_peers) - set(closing.proposal.yes) - set(closing.proposal.noes)
+            if awaited and now < closing.answer_at:
+                still.append(closing)
+                continue
+            for pending in closing.pendings:
+                self._tell(OutcomeKind.COMMITTED, pending, closing.proposal, "", closing.certificate)
+        self._closings = still
+
+    def _expire(self, now: float) -> None:
+        """Nobody waits longer than the deadline: what was never sent is refused, what may yet appear is ``unknown``."""
+        late = [pending for pending in self._queue if now >= pending.submitted.deadline_at]
+        self._queue = [pending for pending in self._queue if pending not in late]
+        for pending in late:
+            self._refuse(pending, self._why_waiting())
+        doubt = self._doubt
+        if doubt is None or self.state is State.DECIDING:
+            return
+        for pending in doubt.pendings:
+            if not pending.answered and now >= pending.submitted.deadline_at + self._timing.abort_s:
+                reason = doubt.reason or shortfall(doubt.proposal, self.register.voters, self._suspected)
+                self._tell(OutcomeKind.UNKNOWN, pending, doubt.proposal, reason)
+                pending.answered = True
+
+    def _why_waiting(self) -> str:
+        promised, needed = len(self._promises), self.register.voters.majority
+        if self.state is State.CLAIMING:
+            return f"no majority promised this node the repository ({promised}/{needed}); nothing was sent"
+        return f"waited too long while the repository was {self.state.value}; nothing was sent"
+
+    def _wake(self, now: float) -> None:
+        wishes = [closing.answer_at for closing in self._closings]
+        wishes += [pending.submitted.deadline_at for pending in self._queue]
+        if self._doubt is not None and self.state is not State.DECIDING:
+            waiting = [p.submitted.deadline_at for p in self._doubt.pendings if not p.answered]
+            wishes += [deadline_at + self._timing.abort_s for deadline_at in waiting]
+        if self._proposal is not None and self.state in (State.PREPARING, State.ABORTING):
+            new = self._proposal.kind is Kind.NEW
+            wishes.append(min(self._proposal.deadline_at, self._proposal.resend_at) if new else self._proposal.resend_at)
+        if self.state is State.CLAIMING:
+            wishes.append(self._claim_deadline_at)
+        if self.state is State.LEARNING:
+            wishes.append(self._claim_deadline_at + self._timing.prepare_s)
+        if self.state is State.WAITING:
+            wishes.append(self._resume_at)
+        if wishes:
+            self._out.append(Wake(max(now, min(wishes))))
+
+    def _pause(self, now: float) -> None:
+        """C6, C7: ownership is lost, or was not won. Pause, longer each time, the preferred voter a little shorter."""
+        self._move(Trigger.LOST)
+        self._proposal = None
+        self._found = None
+        self._promises = {}
+        longest_s = min(self._timing.backoff_s * 2**self._pauses, self._timing.backoff_max_s)
+        alive = [self.me, *self._live_peers]
+        first = preferred(self.register.repository, self.register.voters, alive) == self.me
+        draw = (self._spread + self._pauses * 0.618) % 1.0
+        self._pauses = min(self._pauses + 1, 10)
+        self._resume_at = now + longest_s * (0.25 + 0.5 * draw if first else 0.5 + draw)
+
+    # ------------------------------------------------------------ helpers
+
+    def _tell(
+        self, kind: OutcomeKind, pending: Pending, proposal: Proposal, reason: str, certificate: Certificate | None = None
+    ) -> None:
+        told = outcome(kind, pending, proposal, self.register.voters, self._suspected, reason=reason, certificate=certificate)
+        self._out.append(Answer(pending.submitted.request.txn, told))
+
+    def _refuse(self, pending: Pending, reason: str, kind: OutcomeKind = OutcomeKind.ABORTED) -> None:
+        told = refusal(kind, pending, reason, self.register.voters, self._quorum)
+        self._out.append(Answer(pending.submitted.request.txn, told))
+
+    def _stop(self, reason: str) -> None:
+        self._move(Trigger.ALARM)
+        self._proposal = None
+        self._out.append(Alarm(reason, stop=True))
+        queue, self._queue = self._queue, []
+        for pending in queue:
+            self._refuse(pending, f"this replica is set aside: {reason}")
+
+    def _move(self, trigger: Trigger) -> None:
+        self.state = TRANSITIONS[self.state][trigger]
+
+    def _note(self, reason: str) -> None:
+        self._out.append(Note(reason))

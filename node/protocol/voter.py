@@ -1,0 +1,482 @@
+"""The voter: what this node answers to claims, prepares, aborts and commits for one repository (V1–V6, C7, R1).
+
+Each request that comes in is a session with a phase of its own; ``TRANSITIONS`` is the whole table. What is durable is
+decided inside the journal's transaction (``acceptor.py``): this machine asks for a conditional write, and looks at what
+became of it. So a prepare that was overtaken by a claim while it waited for objects can not take the promise back.
+
+It refuses to know clocks, disks, sockets and keys. Its partner is ``node/runtime.py``, which performs the effects in order.
+
+    R4's place (issue "nothing is ever lost"): a rejoining node has no ``Voter`` at all until its mark is cleared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
+from node.protocol.change import Change
+from node.protocol.effects import Alarm, CatchUp, Discard, Effect, Reply, Settle, StageObjects, Wake, Witness, Write
+from node.protocol.events import Committed, Event, ObjectsStaged, Requested, Suspected, Written
+from node.protocol.ids import Ballot, Digest, NodeId, Position
+from node.protocol.messages import (
+    Abort,
+    Acknowledged,
+    Claim,
+    Commit,
+    Prepare,
+    Promise,
+    Refused,
+    TransportReply,
+    TransportRequest,
+    Vote,
+    VoteKind,
+)
+from node.protocol.register import Register
+from node.protocol.timing import Timing
+
+SESSIONS_MAX = 256
+"""Requests held for one repository at once; beyond, a voter answers ``lagging`` at once (they are resent)."""
+
+
+class Phase(Enum):
+    """Where one request stands."""
+
+    ARRIVED = "arrived"
+    """Not looked at yet."""
+    HELD = "held"
+    """C7: a foreign claim that waits, once, for a young change to be decided."""
+    PROMISING = "promising"
+    """V1: the promise is being written."""
+    CATCHING_UP = "catching up"
+    """V2, V3: history is shorter than the request's base; waiting for it to grow."""
+    INFERRING = "inferring"
+    """V2: the base proves that the own accepted change is committed; that is being written."""
+    STAGING = "staging"
+    """V2: objects are being fetched and checked."""
+    ACCEPTING = "accepting"
+    """V2, V4: the acceptance is being written."""
+    COMMITTING = "committing"
+    """V3: the commit is being written."""
+    ANSWERED = "answered"
+    """A reply was given."""
+
+
+class Trigger(Enum):
+    """Why a session moves on."""
+
+    HOLD = "young change in doubt"
+    PROMISE = "may be promised"
+    LAG = "own history is short"
+    INFER = "base proves own change"
+    FETCH = "objects not staged"
+    ACCEPT = "everything checked"
+    COMMIT = "own accepted change is decided"
+    LOOK_AGAIN = "something moved"
+    ANSWER = "answered"
+
+
+TRANSITIONS: Mapping[Phase, Mapping[Trigger, Phase]] = {
+    Phase.ARRIVED: {
+        Trigger.HOLD: Phase.HELD,
+        Trigger.PROMISE: Phase.PROMISING,
+        Trigger.LAG: Phase.CATCHING_UP,
+        Trigger.INFER: Phase.INFERRING,
+        Trigger.FETCH: Phase.STAGING,
+        Trigger.ACCEPT: Phase.ACCEPTING,
+        Trigger.COMMIT: Phase.COMMITTING,
+        Trigger.ANSWER: Phase.ANSWERED,
+    },
+    Phase.HELD: {Trigger.PROMISE: Phase.PROMISING, Trigger.ANSWER: Phase.ANSWERED},
+    Phase.PROMISING: {Trigger.ANSWER: Phase.ANSWERED},
+    Phase.CATCHING_UP: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
+    Phase.INFERRING: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
+    Phase.STAGING: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
+    Phase.ACCEPTING: {
+        Trigger.LOOK_AGAIN: Phase.ARRIVED,
+        Trigger.LAG: Phase.CATCHING_UP,
+        Trigger.ANSWER: Phase.ANSWERED,
+    },
+    Phase.COMMITTING: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
+    Phase.ANSWERED: {},
+}
+
+
+@dataclass(slots=True)
+class Session:
+    """One request under way."""
+
+    request: int
+    sender: NodeId
+    message: TransportRequest
+    deadline_at: float
+    phase: Phase = Phase.ARRIVED
+    held_until: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Session {self.request} {type(self.message).__name__} of {self.sender} {self.phase.name}>"
+
+
+class Voter:
+    """One repository's voter on this node. ``spread`` in [0, 1) sets it apart from other nodes' (R1)."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        incarnation: int,
+        record: AcceptorRecord,
+        register: Register,
+        timing: Timing,
+        *,
+        now: float,
+        spread: float = 0.0,
+        stopped: str = "",
+    ) -> None:
+        self.me = me
+        self.record = record
+        self.register = register
+        self.stopped = stopped
+        self._incarnation = incarnation
+        self._timing = timing
+        self._spread = spread
+        self._sessions: dict[int, Session] = {}
+        self._staged: dict[Digest, Change] = {}
+        """Changes whose objects are durable here and that are neither committed nor given up."""
+        self._suspected: frozenset[NodeId] = frozenset()
+        self._held: set[tuple[int, NodeId]] = set()
+        self._accepted_at = now
+        self._settle_at = self._next_settle(now)
+        self._out: list[Effect] = []
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; return what to do, in order."""
+        self._out = []
+        match event:
+            case Requested():
+                self._on_request(event, now)
+            case Written():
+                self._on_written(event, now)
+            case Committed():
+                self._on_committed(event, now)
+            case ObjectsStaged():
+                self._on_staged(event, now)
+            case Suspected():
+                self._suspected = event.nodes
+                self._release_held(now)
+            case _:
+                pass
+        self._on_time(now)
+        out, self._out = self._out, []
+        return out
+
+    def __repr__(self) -> str:
+        doubt = "in doubt" if self.record.in_doubt else "settled"
+        return f"<Voter {self.register.repository} {self.register.position} promised {self.record.promised} {doubt}>"
+
+    # ------------------------------------------------------------ requests
+
+    def _on_request(self, event: Requested, now: float) -> None:
+        message = event.message
+        wait_s = self._timing.prepare_s
+        if not isinstance(message, Commit):
+            wait_s = min(max(message.deadline_s, 0.0), wait_s)
+        session = Session(event.request, event.sender, message, now + wait_s)
+        self._sessions[session.request] = session
+        if self.stopped:
+            self._refuse(session, f"not voting: {self.stopped}")
+        elif message.voters != self.register.voters.digest:
+            self._out.append(Alarm(f"{event.sender} names another voter set"))
+            self._refuse(session, "the voter set differs")
+        elif len(self._sessions) > SESSIONS_MAX and isinstance(message, Prepare | Abort):
+            self._vote(session, VoteKind.LAGGING, "too many requests wait here")
+        else:
+            self._look(session, now)
+
+    def _look(self, session: Session, now: float) -> None:
+        match session.message:
+            case Claim():
+                self._look_at_claim(session, session.message, now)
+            case Prepare() | Abort():
+                self._look_at_prepare(session, session.message)
+            case Commit():
+                self._look_at_commit(session, session.message)
+
+    def _look_at_claim(self, session: Session, claim: Claim, now: float) -> None:
+        """V1, and C7's delay."""
+        if claim.ballot < self.record.promised:
+            self._refuse(session)
+        elif (until := self._hold_until(claim.ballot)) > now:
+            session.held_until = min(until, session.deadline_at)
+            self._held.add((claim.ballot.round, claim.ballot.node))
+            self._move(session, Trigger.HOLD)
+        else:
+            self._move(session, Trigger.PROMISE)
+            self._out.append(Write(PromiseOp(claim.repository, claim.ballot)))
+
+    def _hold_until(self, claim: Ballot) -> float:
+        """C7: until when a claim waits for the change in doubt; at most once, and never for a dead or for the same owner."""
+        accepted = self.record.accepted
+        if accepted is None or self.record.in_doubt is None or (claim.round, claim.node) in self._held:
+            return 0.0
+        owner = accepted.ballot.node
+        return 0.0 if owner == claim.node or owner in self._suspected else self._accepted_at + self._timing.hold_s
+
+    def _release_held(self, now: float) -> None:
+        for session in self._in_phase(Phase.HELD):
+            if self._hold_until_passed(session, now):
+                self._move(session, Trigger.PROMISE)
+                ballot = session.message.ballot if isinstance(session.message, Claim) else None
+                assert ballot is not None
+                self._out.append(Write(PromiseOp(self.register.repository, ballot)))
+
+    def _hold_until_passed(self, session: Session, now: float) -> bool:
+        accepted = self.record.accepted
+        dead = accepted is not None and accepted.ballot.node in self._suspected
+        return self.record.in_doubt is None or dead or now >= session.held_until
+
+    def _look_at_prepare(self, session: Session, message: Prepare | Abort) -> None:
+        """V2 and V4: everything that is checked before the write; the write checks it again."""
+        record, ballot = self.record, message.ballot
+        change = message.change if isinstance(message, Prepare) else None
+        base = change.base if change else message.base if isinstance(message, Abort) else record.committed
+        position = self.register.position
+        if ballot < record.promised:
+            self._refuse(session)
+        elif record.accepted is not None and ballot == record.accepted.ballot:
+            self._repeat(session, base, change)
+        elif position.version > base.version:
+            already = change is not None and change.position == position
+            self._vote(session, VoteKind.ALREADY_COMMITTED if already else VoteKind.BEHIND_COORDINATOR)
+        elif position.version == base.version and position != base:
+            self._diverged(session, f"{session.sender} stands at {base}, this node at {position}")
+        elif position.version < base.version:
+            self._grow(session, base)
+        elif change is not None and (reason := self._objection(change, message.quorum)):
+            self._vote(session, VoteKind.NO, reason)
+        elif change is not None and change.packs and change.position.digest not in self._staged:
+            assert isinstance(message, Prepare)
+            self._move(session, Trigger.FETCH)
+            self._out.append(StageObjects(change, (*message.holders, session.sender), message.packs))
+        else:
+            self._move(session, Trigger.ACCEPT)
+            self._out.append(Write(AcceptOp(message.repository, ballot, base, change)))
+
+    def _objection(self, change: Change, quorum: int) -> str | None:
+        voters = self.register.voters
+        if not voters.majority <= quorum <= len(voters.nodes):
+            return f"a quorum of {quorum} is no majority of {len(voters.nodes)}"
+        return self.register.refuses(change)
+
+    def _repeat(self, session: Session, base: Position, change: Change | None) -> None:
+        """The same ballot again: the same vote, or two values at one ballot, which must never be."""
+        held = self.record.accepted
+        assert held is not None
+        if held.base == base and held.change == change:
+            self._vote(session, VoteKind.YES)
+        else:
+            self._diverged(session, f"{session.sender} uses ballot {held.ballot} for two values")
+
+    def _grow(self, session: Session, base: Position) -> None:
+        """V2: the base is ahead. The own accepted change may lead exactly there; then the base proves it committed."""
+        own = self.record.in_doubt
+        if own is not None and own.base == self.register.position and own.position == base:
+            self._move(session, Trigger.INFER)
+            self._out.append(Write(CommitOp(own.repository, own)))
+        else:
+            self._move(session, Trigger.LAG)
+            self._out.append(CatchUp(base.version, (session.sender,)))
+
+    def _look_at_commit(self, session: Session, commit: Commit) -> None:
+        """V3. The ballots of the certificate and of the own acceptance are not compared."""
+        position = self.register.position
+        own = self.record.in_doubt
+        if commit.position.version <= position.version:
+            if commit.position.version == position.version and commit.position != position:
+                self._diverged(session, f"{session.sender} committed {commit.position}, this node {position}")
+                return
+            self._out.append(Witness(commit.certificate))
+            self._acknowledge(session)
+        elif own is not None and own.base == position and own.position == commit.position:
+            self._move(session, Trigger.COMMIT)
+            self._out.append(Write(CommitOp(own.repository, own), commit.certificate))
+        else:
+            self._move(session, Trigger.LAG)
+            self._out.append(CatchUp(commit.position.version, (session.sender,)))
+
+    # ------------------------------------------------------------ what became of it
+
+    def _on_written(self, event: Written, now: float) -> None:
+        self._adopt(event.record)
+        match event.op:
+            case PromiseOp():
+                self._on_promise_written(event)
+            case AcceptOp():
+                self._on_accept_written(event, event.op, now)
+            case CommitOp():
+                self._on_commit_written(event, now)
+
+    def _on_promise_written(self, event: Written) -> None:
+        assert isinstance(event.op, PromiseOp)
+        for session in self._in_phase(Phase.PROMISING):
+            if isinstance(session.message, Claim) and session.message.ballot == event.op.ballot:
+                if event.verdict is WriteVerdict.REFUSED:
+                    self._refuse(session, promised=event.record.promised)
+                else:
+                    self._promise(session, event.op.ballot, event.record)
+
+    def _on_accept_written(self, event: Written, op: AcceptOp, now: float) -> None:
+        if event.verdict is WriteVerdict.DONE:
+            self._accepted_at = now
+            self._settle_at = self._next_settle(now)
+            if op.change is None:
+                self._drop_stages(op.base)
+        for session in self._in_phase(Phase.ACCEPTING):
+            if not isinstance(session.message, Prepare | Abort) or session.message.ballot != op.ballot:
+                continue
+            match event.verdict:
+                case WriteVerdict.DONE | WriteVerdict.REPEATED:
+                    self._vote(session, VoteKind.YES)
+                case WriteVerdict.REFUSED:
+                    self._refuse(session, promised=event.record.promised)
+                case WriteVerdict.DIVERGENT:
+                    self._diverged(session, f"ballot {op.ballot} or version {op.base.version} has two values")
+                case WriteVerdict.MOVED if self.register.position == event.record.committed:
+                    self._again(session, now)
+                case WriteVerdict.MOVED:
+                    # History grew, and the event that says so is on its way: wait for it instead of asking again at once.
+                    self._move(session, Trigger.LAG)
+
+    def _on_commit_written(self, event: Written, now: float) -> None:
+        assert isinstance(event.op, CommitOp)
+        if event.verdict is WriteVerdict.DIVERGENT:
+            self._stop(f"version {event.op.change.position.version} has two digests")
+        for session in self._in_phase(Phase.COMMITTING, Phase.INFERRING):
+            self._again(session, now)
+
+    def _on_committed(self, event: Committed, now: float) -> None:
+        self._adopt(event.record)
+        self.register = event.register
+        self._staged.pop(event.change.position.digest, None)
+        self._held.clear()
+        self._drop_stages(event.change.base)
+        self._release_held(now)
+        for session in self._in_phase(Phase.CATCHING_UP, Phase.COMMITTING, Phase.INFERRING):
+            self._again(session, now)
+
+    def _on_staged(self, event: ObjectsStaged, now: float) -> None:
+        for session in self._in_phase(Phase.STAGING):
+            if isinstance(session.message, Prepare) and session.message.change.position.digest == event.digest:
+                if event.problem:
+                    self._vote(session, VoteKind.NO, event.problem)
+                else:
+                    self._staged[event.digest] = session.message.change
+                    self._again(session, now)
+
+    def _on_time(self, now: float) -> None:
+        """Deadlines: whoever still waits is told ``lagging``, held claims go on, a doubt that lasts is settled (R1)."""
+        self._release_held(now)
+        for session in list(self._sessions.values()):
+            if now >= session.deadline_at and session.phase not in (Phase.HELD, Phase.PROMISING):
+                self._too_late(session)
+        if self.record.in_doubt is not None and now >= self._settle_at and not self.stopped:
+            self._settle_at = self._next_settle(now)
+            self._out.append(Settle())
+        waiting = [session for session in self._sessions.values() if session.phase is not Phase.PROMISING]
+        wishes = [session.held_until if session.phase is Phase.HELD else session.deadline_at for session in waiting]
+        if self.record.in_doubt is not None:
+            wishes.append(self._settle_at)
+        if wishes:
+            self._out.append(Wake(min(wishes)))
+
+    def _too_late(self, session: Session) -> None:
+        if isinstance(session.message, Commit):
+            self._acknowledge(session)
+        else:
+            self._vote(session, VoteKind.LAGGING, f"still {session.phase.value} at the deadline")
+
+    # ------------------------------------------------------------ helpers
+
+    def _drop_stages(self, base: Position) -> None:
+        """V4 allows it, and a commit makes it certain: other changes on this base are given up."""
+        for digest in [digest for digest, change in self._staged.items() if change.base.version <= base.version]:
+            self._out.append(Discard(self._staged.pop(digest)))
+
+    def _adopt(self, record: AcceptorRecord) -> None:
+        """Results may come back out of order; a record only ever grows."""
+        older = record.promised < self.record.promised or record.committed.version < self.record.committed.version
+        if not older:
+            self.record = record
+
+    def _next_settle(self, now: float) -> float:
+        return now + self._timing.prepare_s + self._spread * self._timing.doubt_jitter_s
+
+    def _in_phase(self, *phases: Phase) -> list[Session]:
+        return [session for session in self._sessions.values() if session.phase in phases]
+
+    def _again(self, session: Session, now: float) -> None:
+        self._move(session, Trigger.LOOK_AGAIN)
+        if self.stopped:
+            self._refuse(session, f"not voting: {self.stopped}")
+        else:
+            self._look(session, now)
+
+    def _move(self, session: Session, trigger: Trigger) -> None:
+        session.phase = TRANSITIONS[session.phase][trigger]
+
+    def _answer(self, session: Session, reply: TransportReply) -> None:
+        self._move(session, Trigger.ANSWER)
+        del self._sessions[session.request]
+        self._out.append(Reply(session.request, reply))
+
+    def _acknowledge(self, session: Session) -> None:
+        self._answer(session, Acknowledged(self.register.repository, self.register.position))
+
+    def _promise(self, session: Session, ballot: Ballot, record: AcceptorRecord) -> None:
+        register = self.register
+        self._answer(
+            session,
+            Promise(
+                register.repository,
+                register.voters.digest,
+                ballot,
+                self._incarnation,
+                record.accepted,
+                record.committed,
+                staged=False,
+            ),
+        )
+
+    def _vote(self, session: Session, kind: VoteKind, reason: str = "") -> None:
+        message = session.message
+        if not isinstance(message, Prepare | Abort):
+            self._refuse(session, reason)
+            return
+        none = isinstance(message, Abort)
+        position = message.base if isinstance(message, Abort) else message.change.position
+        self._answer(
+            session,
+            Vote(
+                message.repository,
+                message.voters,
+                message.ballot,
+                message.quorum,
+                kind,
+                position,
+                self.register.position,
+                self._incarnation,
+                none,
+                reason,
+            ),
+        )
+
+    def _refuse(self, session: Session, reason: str = "", promised: Ballot | None = None) -> None:
+        message = session.message
+        ballot = message.certificate.ballot if isinstance(message, Commit) else message.ballot
+        self._answer(session, Refused(message.repository, ballot, promised or self.record.promised, reason))
+
+    def _diverged(self, session: Session, reason: str) -> None:
+        self._stop(reason)
+        self._refuse(session, f"not voting: {reason}")
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = reason
+        self._out.append(Alarm(reason, stop=True))
