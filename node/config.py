@@ -87,7 +87,9 @@ class Config(BaseSettings):
     abort_timeout_s: Positive = Field(
         default=0.6, description="How much longer a client waits for the abort before it is told unknown."
     )
-    read_timeout_s: Positive = Field(default=2.0, description="How long a linearizable read looks for a majority.")
+    read_timeout_s: Positive = Field(
+        default=5.0, description="How long a linearizable read waits for a majority, or for a doubt to be settled."
+    )
     heartbeat_s: Positive = Field(default=0.5, description="Between questions to each peer whether it is alive.")
     suspect_after_s: Positive = Field(default=1.5, description="Silence after which a peer is not waited for.")
     stage_stall_timeout_s: Positive = Field(
@@ -115,6 +117,10 @@ class Config(BaseSettings):
         default=4 * 1024**3, ge=1024**2, description="Largest single object a pack may declare, and sum for small packs."
     )
     free_bytes_min: int = Field(default=256 * 1024**2, ge=0, description="Below this much free disk the node votes no.")
+
+    fault_points: tuple[str, ...] = Field(
+        default=(), description="For tests: where this process shall die; see node/faults.py."
+    )
 
     @classmethod
     def settings_customise_sources(

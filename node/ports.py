@@ -401,8 +401,8 @@ class ObjectStore(Protocol):
         """Where ``owner/name`` stands on disk."""
         ...
 
-    async def missing(self, change: Change) -> tuple[PackRef, ...]:
-        """Packs of ``change`` that are neither staged here nor in the repository."""
+    async def missing_packs(self, packs: Sequence[PackRef]) -> tuple[PackRef, ...]:
+        """Those of ``packs`` that are not staged here, in memory or on disk."""
         ...
 
     async def stage_inline(self, packs: Iterable[tuple[PackRef, InlinePack]]) -> None:
@@ -424,6 +424,10 @@ class ObjectStore(Protocol):
 
     async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
         """V6: objects first, then refs and HEAD; idempotent. ``packs`` are the small ones from the journal."""
+        ...
+
+    async def place(self, name: str, packs: Sequence[PackRef], inline: Sequence[InlinePack]) -> None:
+        """Replay: bring these packs into repository ``name`` if they are not there, from stage or journal; idempotent."""
         ...
 
     async def materialise(self, register: Register) -> None:

@@ -1,0 +1,254 @@
+"""What the API asks a node (``ports.Service``): a client's request becomes a submission, a read becomes a barrier.
+
+No protocol here: the coordinator decides what becomes of a submission, ``node.reading`` when a read may be served.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from node.config import Config
+from node.liveness import Liveness
+from node.ports import (
+    Busy,
+    Clock,
+    Consistency,
+    DiskRefused,
+    Entropy,
+    Journal,
+    NodeError,
+    NodeState,
+    ObjectStore,
+    Peers,
+    Quarantine,
+    QuarantineIntake,
+    RepositoryAbsent,
+    TransactionRecord,
+    TransportError,
+)
+from node.ports import Replica as ReplicaView
+from node.protocol.change import ChangeKind, RefUpdate, Request
+from node.protocol.events import Submitted
+from node.protocol.ids import Digest, NodeId, Oid, RefName, RepoId, TxnId
+from node.protocol.messages import HistoryEntry, Query, Status
+from node.protocol.names import RepositoryName
+from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
+from node.protocol.register import Register
+from node.reading import Reader
+from node.records import Records
+from node.registry import Registry
+from node.staging import Staging
+
+
+class Front:
+    """One node's ``ports.Service``."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        store: ObjectStore,
+        peers: Peers,
+        *,
+        liveness: Liveness,
+        registry: Registry,
+        reader: Reader,
+        records: Records,
+        staging: Staging,
+        pinned: Counter[Digest],
+        state: Callable[[], NodeState],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._entropy = entropy
+        self._journal = journal
+        self._store = store
+        self._peers = peers
+        self._liveness = liveness
+        self._registry = registry
+        self._reader = reader
+        self._records = records
+        self._staging = staging
+        self._pinned = pinned
+        self._state = state
+        self._fetches = asyncio.Semaphore(config.fetches_max)
+
+    # ------------------------------------------------------------ writes
+
+    def new_txn(self) -> TxnId:
+        return self._entropy.txn_id()
+
+    def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
+        if self._store.free_bytes() < self._config.free_bytes_min:
+            raise DiskRefused("disk full: this node takes no pushes until there is room")
+        return self._store.quarantine(name, txn, shallow)
+
+    async def create(self, name: RepositoryName, *, actor: str, head: RefName | None, key: str | None) -> Outcome:
+        return await self._alone(ChangeKind.CREATE, name, actor, key, head)
+
+    async def delete(self, name: RepositoryName, *, actor: str, key: str | None) -> Outcome:
+        return await self._alone(ChangeKind.DELETE, name, actor, key, None)
+
+    async def _alone(
+        self, kind: ChangeKind, name: RepositoryName, actor: str, key: str | None, head: RefName | None
+    ) -> Outcome:
+        if key is not None and (done := await self._done_before(kind, name, key)) is not None:
+            return done
+        request = Request(self.new_txn(), actor, self._config.me, self._clock.wall_ms(), head=head, key=key)
+        outcome = await self._submit(kind, name, request, False, 0)
+        if key is not None and outcome.kind is OutcomeKind.REJECTED:
+            return await self._done_before(kind, name, key) or outcome
+        return outcome
+
+    async def _done_before(self, kind: ChangeKind, name: RepositoryName, key: str) -> Outcome | None:
+        """A repeated ``Idempotency-Key``: the original outcome, wherever it was decided."""
+        entry = await self._journal.find_key(name.key, key)
+        if entry is None:
+            return None
+        txn = next(request.txn for request in entry.change.requests if request.key == key)
+        if entry.change.kind is not kind:
+            return Outcome(OutcomeKind.REJECTED, txn, reason="idempotency key was used for another request", sent=False)
+        certificate = entry.certificate
+        votes = tuple(VoterReport(vote.node, "yes") for vote in certificate.votes) if certificate else ()
+        return Outcome(
+            OutcomeKind.COMMITTED,
+            txn,
+            certificate.quorum if certificate else self._config.write_quorum,
+            len(self._config.voters.nodes),
+            votes,
+            position=entry.change.position,
+            change=entry.change,
+            certificate=certificate,
+        )
+
+    async def push(
+        self,
+        name: RepositoryName,
+        txn: TxnId,
+        quarantine: Quarantine,
+        updates: Sequence[RefUpdate],
+        *,
+        actor: str,
+        atomic: bool,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> Outcome:
+        packs = quarantine.packs
+        self._pinned.update(pack.sha256 for pack in packs)
+        try:
+            await quarantine.promote()
+            inline = {pack.sha256: pack for pack in quarantine.inline}
+            await self._store.stage_inline([(pack, inline[pack.sha256]) for pack in packs if pack.sha256 in inline])
+            large = tuple(pack for pack in packs if pack.sha256 not in inline)
+            if large and (problem := await self._staging.on_peers(name, large, progress)):
+                return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=problem, sent=False)
+            request = Request(txn, actor, self._config.me, self._clock.wall_ms(), tuple(updates), packs=packs)
+            inline_bytes = sum(len(pack.pack) + len(pack.index) for pack in inline.values())
+            return await self._submit(ChangeKind.UPDATE, name, request, atomic, inline_bytes)
+        except NodeError as error:
+            return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
+        finally:
+            self._pinned.subtract(pack.sha256 for pack in packs)
+            self._pinned += Counter()
+
+    async def _submit(
+        self, kind: ChangeKind, name: RepositoryName, request: Request, atomic: bool, inline_bytes: int
+    ) -> Outcome:
+        replica = await self._registry.get(name.key)
+        register = replica.register
+        if kind is not ChangeKind.CREATE and register.exists and register.name != str(name):
+            return Outcome(OutcomeKind.REJECTED, request.txn, reason="repository does not exist", sent=False)
+        if self._config.me not in register.voters.nodes:
+            return Outcome(OutcomeKind.ABORTED, request.txn, reason="this node is no voter of this repository", sent=False)
+        deadline_at = self._clock.now() + self._config.prepare_timeout_s
+        created = str(name) if kind is ChangeKind.CREATE else ""
+        return await replica.submit(Submitted(kind, request, deadline_at, atomic, created, inline_bytes))
+
+    # ------------------------------------------------------------ reads
+
+    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+        replica = await self._registry.get(name.key)
+        if consistency is Consistency.LINEARIZABLE:
+            register = await self._reader.linearizable(replica)
+        else:
+            register = replica.applied_register
+        if not register.exists or register.name != str(name):
+            hint = f"; there is {register.name}" if register.exists else ""
+            raise RepositoryAbsent(f"repository {name} does not exist{hint}")
+        return register
+
+    async def replicas(self, name: RepositoryName) -> Sequence[ReplicaView]:
+        """Every voter's copy, compared with the highest committed version that anybody names."""
+        replica = await self._registry.get(name.key)
+        own = replica.status()
+        peers = [node for node in replica.register.voters.nodes if node != self._config.me]
+        answers = await asyncio.gather(*(self._status_of(peer, name.key) for peer in peers))
+        statuses: dict[NodeId, Status | None] = {self._config.me: own, **dict(zip(peers, answers, strict=True))}
+        known = [status.committed for status in statuses.values() if status is not None]
+        top = max(known, key=lambda position: position.version)
+        views = []
+        for node in replica.register.voters.nodes:
+            status = statuses[node]
+            if status is None:
+                views.append(ReplicaView(node, "offline", None))
+                continue
+            doubt = status.accepted_change and status.accepted_base == status.committed
+            state = "current" if status.committed == top and status.applied == top.version else "lagging"
+            if status.committed.version == top.version and status.committed != top:
+                state = "divergent"
+            elif state == "current" and doubt:
+                state = "in doubt"
+            views.append(ReplicaView(node, state, status.committed, status.applied))
+        return views
+
+    async def _status_of(self, peer: NodeId, repository: RepoId) -> Status | None:
+        if peer in self._liveness.unanswering:
+            return None
+        with suppress(TransportError):
+            status = await self._peers.ask(peer, Query(repository), timeout_s=1.0)
+            return status if isinstance(status, Status) else None
+        return None
+
+    async def history(self, name: RepositoryName, since: int, limit: int) -> Sequence[HistoryEntry]:
+        return await self._journal.history(name.key, since, limit)
+
+    async def repositories(self, after: str, limit: int) -> Sequence[Register]:
+        return await self._journal.repositories(after, limit)
+
+    async def transaction(self, txn: TxnId) -> TransactionRecord | None:
+        return await self._records.find(txn)
+
+    async def upload_pack(self, register: Register, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:
+        try:
+            async with asyncio.timeout(self._config.body_timeout_s):
+                await self._fetches.acquire()
+        except TimeoutError as error:
+            raise Busy(f"{self._config.fetches_max} fetches run on this node already") from error
+        try:
+            stream = await self._store.upload_pack(register.name, protocol=protocol, request=request)
+        except BaseException:
+            self._fetches.release()
+            raise
+        return self._released(stream)
+
+    async def _released(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            self._fetches.release()
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def size_bytes(self, name: RepositoryName) -> int:
+        return await self._store.size_bytes(str(name))
+
+    def path(self, register: Register) -> Path:
+        return self._store.path(register.name)
+
+    def state(self) -> NodeState:
+        return self._state()

@@ -1,0 +1,125 @@
+"""The failure detector: who is not worth waiting for (C8). An opinion, never a fact; no rule of safety looks at it.
+
+Each peer is asked over direct HTTP every heartbeat. Silence, a refused connection, or a peer that has lost its broker makes
+it suspected; its next good answer clears it. The quorum's denominator never shrinks.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from node.ports import Clock, Peers, PeerState, PeerUnreachable, TransportError
+from node.protocol.ids import NodeId
+from node.protocol.messages import Ping, Pong
+
+
+@dataclass(slots=True)
+class _Peer:
+    url: str
+    last_seen_at: float | None = None
+    suspected: bool = True
+    answers: bool = False
+    """Whether it answers at all, its broker in reach or not: enough for reads, which need no broker."""
+    reason: str = "not reached yet"
+
+
+class Liveness:
+    """Heartbeats to every peer. ``on_change`` is told the suspected set, ``on_pong`` every answer."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        clock: Clock,
+        urls: Iterable[tuple[NodeId, str]],
+        *,
+        heartbeat_s: float,
+        suspect_after_s: float,
+        on_change: Callable[[], None],
+        on_pong: Callable[[NodeId, Pong], None],
+    ) -> None:
+        self._peers = peers
+        self._clock = clock
+        self._table = {node: _Peer(url) for node, url in urls}
+        self._heartbeat_s = heartbeat_s
+        self._suspect_after_s = suspect_after_s
+        self._on_change = on_change
+        self._on_pong = on_pong
+        self._hurry = {node: asyncio.Event() for node in self._table}
+
+    @property
+    def suspected(self) -> frozenset[NodeId]:
+        return frozenset(node for node, peer in self._table.items() if peer.suspected)
+
+    @property
+    def unanswering(self) -> frozenset[NodeId]:
+        """Peers not worth asking anything."""
+        return frozenset(node for node, peer in self._table.items() if not peer.answers)
+
+    @property
+    def alive(self) -> tuple[NodeId, ...]:
+        return tuple(node for node, peer in self._table.items() if not peer.suspected)
+
+    def states(self) -> tuple[PeerState, ...]:
+        """For /health and ``status``."""
+        now = self._clock.now()
+        return tuple(
+            PeerState(
+                node,
+                peer.url,
+                "suspected" if peer.suspected else "alive",
+                peer.reason,
+                None if peer.last_seen_at is None else round(now - peer.last_seen_at, 3),
+            )
+            for node, peer in self._table.items()
+        )
+
+    def doubt(self, node: NodeId) -> None:
+        """A request to ``node`` brought nothing: ask it at once instead of at the next heartbeat."""
+        if node in self._hurry:
+            self._hurry[node].set()
+
+    async def run(self) -> None:
+        """Ask for ever; ends when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for node in self._table:
+                group.create_task(self._watch(node))
+
+    async def _watch(self, node: NodeId) -> None:
+        while True:
+            await self._ask(node)
+            self._hurry[node].clear()
+            try:
+                await asyncio.wait_for(self._hurry[node].wait(), self._heartbeat_s)
+            except TimeoutError:
+                continue
+            await asyncio.sleep(0.05)  # however many doubts are raised, at most 20 questions a second
+
+    async def _ask(self, node: NodeId) -> None:
+        peer = self._table[node]
+        try:
+            pong = await self._peers.ask(node, Ping(), timeout_s=self._suspect_after_s)
+        except PeerUnreachable as error:
+            peer.answers = False
+            self._suspect(peer, str(error))
+            return
+        except TransportError as error:
+            if peer.last_seen_at is None or self._clock.now() - peer.last_seen_at >= self._suspect_after_s:
+                peer.answers = False
+                self._suspect(peer, str(error))
+            return
+        if not isinstance(pong, Pong):
+            return
+        peer.last_seen_at = self._clock.now()
+        peer.answers = True
+        if not pong.transport_up:
+            self._suspect(peer, "its broker connection is down")
+        elif peer.suspected:
+            peer.suspected, peer.reason = False, ""
+            self._on_change()
+        self._on_pong(node, pong)
+
+    def _suspect(self, peer: _Peer, reason: str) -> None:
+        peer.reason = reason
+        if not peer.suspected:
+            peer.suspected = True
+            self._on_change()

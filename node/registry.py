@@ -1,0 +1,66 @@
+"""The repositories of this node that are in memory: one ``Replica`` each, loaded on demand, idle ones forgotten."""
+
+import asyncio
+from collections import OrderedDict
+
+from node.ports import Journal
+from node.protocol.ids import NodeId, RepoId
+from node.protocol.quorum import VoterSet
+from node.replica import Edges, Replica
+
+REPLICAS_MAX = 4096
+"""Kept in memory at once; beyond, idle ones are forgotten first (the journal knows them all)."""
+
+
+class Registry:
+    """Every replica there is, by its register's key."""
+
+    def __init__(self, edges: Edges, journal: Journal, members: VoterSet) -> None:
+        self._edges = edges
+        self._journal = journal
+        self._members = members
+        self._replicas: OrderedDict[RepoId, Replica] = OrderedDict()
+        self._loading: dict[RepoId, asyncio.Task[Replica]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def get(self, repository: RepoId) -> Replica:
+        """The one object for this repository, whoever asks and however many at once. Raises ``StorageError``."""
+        known = self._replicas.get(repository)
+        if known is not None:
+            self._replicas.move_to_end(repository)
+            return known
+        loading = self._loading.get(repository)
+        if loading is None:
+            loading = asyncio.create_task(self._load(repository))
+            self._loading[repository] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(repository, None))
+        return await asyncio.shield(loading)
+
+    def suspect(self, nodes: frozenset[NodeId]) -> None:
+        """The failure detector's opinion changed."""
+        for replica in list(self._replicas.values()):
+            replica.suspect(nodes)
+
+    async def close(self) -> None:
+        for loading in list(self._loading.values()):
+            loading.cancel()
+        await asyncio.gather(*self._loading.values(), *self._closing, return_exceptions=True)
+        for replica in list(self._replicas.values()):
+            await replica.close()
+
+    async def _load(self, repository: RepoId) -> Replica:
+        loaded = await self._journal.load(repository, self._members)
+        replica = Replica(repository, self._edges, self._members, loaded)
+        self._replicas[repository] = replica
+        if len(self._replicas) > REPLICAS_MAX:
+            self._forget_one()
+        return replica
+
+    def _forget_one(self) -> None:
+        for repository, replica in self._replicas.items():
+            if not replica.busy:
+                del self._replicas[repository]
+                closing = asyncio.create_task(replica.close())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+                return

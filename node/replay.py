@@ -1,0 +1,44 @@
+"""Replay at start (V6): sweep what nobody names, then make the disk agree with the journal, and durable.
+
+The journal is the truth, the refs on disk are its materialised view. What was applied but not synced when the process ended is
+placed and materialised again; it is the same code whether that end was a SIGKILL or a power cut.
+"""
+
+import structlog
+
+from node.config import Config
+from node.ports import Journal, ObjectStore
+from node.protocol.ids import RepoId
+
+log = structlog.get_logger()
+
+PAGE = 256
+
+
+async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
+    """Under the data directory's lock, before anything is served. Raises ``StorageError``."""
+    existing: set[str] = set()
+    after = ""
+    while page := await journal.repositories(after, PAGE):
+        existing.update(register.name for register in page)
+        after = page[-1].repository
+    swept = await store.sweep(await journal.packs_in_use(), existing)
+    unsynced = await journal.unsynced()
+    for repository, _, synced in unsynced:
+        await _replay_one(config, journal, store, repository, synced)
+    log.info("replayed", repositories=len(existing), unsynced=len(unsynced), swept=dict(swept))
+
+
+async def _replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:
+    register = (await journal.load(repository, config.voters)).register
+    version = max(synced, register.floor)
+    while entries := await journal.history(repository, version, PAGE):
+        for entry in entries:
+            inline = [await journal.inline_pack(pack) for pack in entry.change.packs]
+            await store.place(register.name, entry.change.packs, [pack for pack in inline if pack is not None])
+        version = entries[-1].change.position.version
+    await store.materialise(register)
+    if register.exists:
+        await store.sync(register.name)
+    await journal.mark_applied(repository, register.position.version)
+    await journal.mark_synced(repository, register.position.version)

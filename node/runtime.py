@@ -1,0 +1,203 @@
+"""A running node: builds its parts, starts them in order, ends every task (``start``, ``stop``).
+
+Knows who is alive and what state the node is in. One repository's effects are performed by ``node.replica``, peers are answered
+by ``node.serving``, the API by ``node.front``.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from node.config import Config
+from node.faults import Faults
+from node.front import Front
+from node.liveness import Liveness
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, Transport
+from node.protocol.ids import Digest, NodeId, RepoId
+from node.protocol.messages import Pong
+from node.reading import Reader
+from node.records import Records
+from node.registry import Registry
+from node.replay import replay
+from node.replica import Edges
+from node.serving import Serving
+from node.staging import Staging
+from node.summaries import Follower
+from node.trace import Trace
+
+log = structlog.get_logger()
+
+ALARMS_MAX = 1000
+"""Repositories whose last alarm is remembered for /health."""
+
+
+class Runtime:
+    """One node. ``service`` is for the API, ``serving`` for the transports."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        signer: Signer,
+        journal: Journal,
+        store: ObjectStore,
+        transport: Transport,
+        peers: Peers,
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._store = store
+        self._transport = transport
+        self._peers = peers
+        self._alarms: OrderedDict[RepoId, str] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = False
+        self._was_up = False
+        urls = [(node, url) for node, url in config.urls.items() if node != config.me]
+        self._liveness = Liveness(
+            peers,
+            clock,
+            urls,
+            heartbeat_s=config.heartbeat_s,
+            suspect_after_s=config.suspect_after_s,
+            on_change=self._on_suspicion,
+            on_pong=self._on_pong,
+        )
+        reader = Reader(config.me, peers, clock, lambda: self._liveness.unanswering, config.read_timeout_s)
+        trace = Trace(journal, clock)
+        pinned: Counter[Digest] = Counter()
+        edges = Edges(
+            config,
+            clock,
+            entropy,
+            signer,
+            journal,
+            store,
+            transport,
+            peers,
+            trace,
+            Faults(config.fault_points),
+            lambda: self._suspected,
+            self._liveness.doubt,
+            reader.question,
+            pinned,
+            self._on_alarm,
+        )
+        self._registry = Registry(edges, journal, config.voters)
+        self._follower = Follower(peers, self._spawn, self._registry.get)
+        records = Records(journal, peers, self._liveness, trace)
+        staging = Staging(config, clock, peers, self._liveness)
+        self.serving = Serving(config, clock, journal, store, transport, self._registry, records, staging)
+        self.service = Front(
+            config,
+            clock,
+            entropy,
+            journal,
+            store,
+            peers,
+            liveness=self._liveness,
+            registry=self._registry,
+            reader=reader,
+            records=records,
+            staging=staging,
+            pinned=pinned,
+            state=self.state,
+        )
+
+    async def start(self) -> None:
+        """Replay, sweep, connect; doubts of an earlier life are settled from here on. Raises ``StorageError``."""
+        await replay(self._config, self._journal, self._store)
+        await self._transport.start(self.serving.on_request)
+        self._spawn(self._liveness.run())
+        self._spawn(self._watch_transport())
+        for repository in await self._journal.in_doubt():
+            await self._registry.get(repository)
+        self._ready = True
+        identity = self._journal.identity
+        log.info("node started", node=identity.node, transport=self._transport.name, journal=identity.journal)
+
+    async def stop(self) -> None:
+        """Stop taking requests, end every task, close the journal last."""
+        self._ready = False
+        await self._transport.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._registry.close()
+        await self._peers.stop()
+        await self._journal.close()
+
+    def state(self) -> NodeState:
+        config, identity = self._config, self._journal.identity
+        alive = len(config.members) - len(self._suspected)
+        write_ready = self._ready and alive >= config.write_quorum
+        problem = ""
+        if not self._ready:
+            problem = "starting: replaying the journal"
+        elif not self._transport.up:
+            problem = f"{self._transport.name} is not in reach: {self._transport.detail}"
+        elif not write_ready:
+            problem = f"a write needs {config.write_quorum} nodes, {alive} are in reach"
+        elif self._alarms:
+            repository, reason = next(reversed(self._alarms.items()))
+            problem = f"alarm on {repository}: {reason}"
+        return NodeState(
+            config.me,
+            config.cluster,
+            identity.incarnation,
+            config.write_quorum,
+            config.voters.nodes,
+            self._liveness.states(),
+            self._transport.name,
+            self._transport.up,
+            self._transport.detail,
+            self._ready,
+            write_ready,
+            problem,
+        )
+
+    # ------------------------------------------------------------ who is there
+
+    @property
+    def _suspected(self) -> frozenset[NodeId]:
+        """Peers not worth waiting for in a vote; all of them while the own transport is down."""
+        if not self._transport.up:
+            return frozenset(node for node in self._config.urls if node != self._config.me)
+        return self._liveness.suspected
+
+    def _on_suspicion(self) -> None:
+        suspected = self._suspected
+        log.info("suspicion changed", suspected=sorted(suspected))
+        self._registry.suspect(suspected)
+
+    async def _watch_transport(self) -> None:
+        """The transport going up or down changes whom a vote can reach."""
+        while True:
+            if self._transport.up != self._was_up:
+                self._was_up = self._transport.up
+                log.info("transport changed", up=self._was_up, detail=self._transport.detail)
+                self._on_suspicion()
+            await asyncio.sleep(0.05)
+
+    def _on_pong(self, peer: NodeId, pong: Pong) -> None:
+        self._follower.on_pong(peer, pong)
+
+    def _on_alarm(self, repository: RepoId, reason: str) -> None:
+        self._alarms[repository] = reason
+        while len(self._alarms) > ALARMS_MAX:
+            self._alarms.popitem(last=False)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", exc_info=error)

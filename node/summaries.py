@@ -1,0 +1,67 @@
+"""Noticing that a peer knows more: heartbeats carry its journal's sequence, summaries tell which repositories grew.
+
+The cost does not grow with idle repositories: only what changed after the last look is asked for. This is how a node that was
+away learns, without any command, what it missed; the background comparison of everything (R3, anti-entropy and scrub) belongs
+to the issue on evidence and will start from here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from node.ports import Peers, TransportError
+from node.protocol.ids import NodeId, RepoId
+from node.protocol.messages import Pong, Summaries, SummaryPage
+from node.replica import Replica
+
+GRACE_S = 0.3
+"""Commits are normally delivered within milliseconds; summaries are for what was not."""
+
+ASK_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    journal: str = ""
+    sequence: int = 0
+    following: bool = False
+
+
+class Follower:
+    """Follows every peer's journal from where it looked last."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        replica: Callable[[RepoId], Awaitable[Replica]],
+    ) -> None:
+        self._peers = peers
+        self._spawn = spawn
+        self._replica = replica
+        self._seen: dict[NodeId, _Seen] = {}
+
+    def on_pong(self, peer: NodeId, pong: Pong) -> None:
+        """A heartbeat was answered; look closer if that journal has grown, or is another one."""
+        seen = self._seen.setdefault(peer, _Seen())
+        if seen.journal != pong.journal:
+            seen.journal, seen.sequence = pong.journal, 0
+        if pong.sequence > seen.sequence and not seen.following:
+            seen.following = True
+            self._spawn(self._follow(peer, seen))
+
+    async def _follow(self, peer: NodeId, seen: _Seen) -> None:
+        try:
+            await asyncio.sleep(GRACE_S)
+            while True:
+                page = await self._peers.ask(peer, Summaries(seen.sequence), timeout_s=ASK_TIMEOUT_S)
+                if not isinstance(page, SummaryPage) or page.journal != seen.journal or page.sequence <= seen.sequence:
+                    return
+                for summary in page.summaries:
+                    (await self._replica(summary.repository)).catch_up(summary.position.version, (peer,))
+                seen.sequence = page.sequence
+        except TransportError:
+            return  # asked again at the next heartbeat, from the same place
+        finally:
+            seen.following = False
