@@ -1,0 +1,216 @@
+"""The journal: acceptor records, committed history, and whose they are. The truth; refs on disk are its materialised view.
+
+This file is the front: it turns the port's questions and writes into work for the threads behind it.
+
+    journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
+    group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
+    deferred.py        what waits for somebody else's fsync   lock.py            one process per data directory
+
+Durable when the call returns: ``write`` and ``stop_voting``. Durable soon (``LINGER_S``, or with the next write), and visible
+to this process at once: marks and records of transactions; certificates that come late are visible when they are durable.
+Nothing here says when a voter may speak; that is ``replication.md``'s business.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from node.ports import Identity, Loaded, TransactionRecord
+from node.protocol.acceptor import AcceptorRecord, CommitOp, Op, WriteVerdict
+from node.protocol.certificate import Certificate
+from node.protocol.change import PackRef
+from node.protocol.ids import NodeId, RepoId, TxnId
+from node.protocol.messages import HistoryEntry, InlinePack, Summary
+from node.protocol.quorum import VoterSet
+from node.protocol.register import Register
+from node.storage import journal_reads as reads
+from node.storage.deferred import Deferred, Notes
+from node.storage.group_commit import LINGER_S, WAITING_MAX, GroupCommit
+from node.storage.journal_codec import to_text
+from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database
+from node.storage.journal_writes import OpWrite, keep_notes, stop_voting, trim_transactions
+from node.storage.lock import DataDirectoryLock
+
+T = TypeVar("T")
+
+TRANSACTIONS_MAX = 100_000
+
+
+class SqliteJournal:
+    """``ports.Journal`` on SQLite. ``open`` and ``close`` it once per process and data directory."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        identity: Identity,
+        connection: sqlite3.Connection,
+        lock: DataDirectoryLock,
+        *,
+        waiting_max: int,
+        linger_s: float,
+        transactions_max: int,
+    ) -> None:
+        self.identity = identity
+        self._lock = lock
+        self._sequence = reads.sequence(connection)
+        self._transactions_max = transactions_max
+        self._kept = transactions_max  # since the last trim: so that the first notes are followed by one
+        self._grown = False  # the open transaction may have added to history; the writer thread's own
+        self._deferred = Deferred(waiting_max)
+        self._reads = reads.ReadPool(data_dir / FOLDER_NAME / FILE_NAME)
+        self._writer = GroupCommit(
+            connection, self._deferred, self._keep, self._committed, waiting_max=waiting_max, linger_s=linger_s
+        )
+
+    @classmethod
+    def open(
+        cls,
+        data_dir: Path,
+        *,
+        node: NodeId,
+        cluster: str,
+        waiting_max: int = WAITING_MAX,
+        linger_s: float = LINGER_S,
+        transactions_max: int = TRANSACTIONS_MAX,
+    ) -> "SqliteJournal":
+        """Lock the data directory, check the journal or make it. Blocking: call it in a thread.
+
+        Raises:
+            DataDirectoryInUse: another process holds it.
+            JournalRefused: another node's or cluster's, of an unknown format, or damaged.
+            StorageError: the disk cannot be used.
+        """
+        lock = DataDirectoryLock.take(data_dir)
+        try:
+            connection, identity = open_database(data_dir, node, cluster)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(
+            data_dir,
+            identity,
+            connection,
+            lock,
+            waiting_max=waiting_max,
+            linger_s=linger_s,
+            transactions_max=transactions_max,
+        )
+
+    @property
+    def sequence(self) -> int:
+        return self._sequence
+
+    @property
+    def commits(self) -> int:
+        """Transactions written since it was opened; as many fsyncs, checkpoints apart."""
+        return self._writer.commits
+
+    @property
+    def failure(self) -> str | None:
+        """Why no more writes are taken, or ``None``: for health."""
+        return self._writer.failure
+
+    async def write(
+        self,
+        op: Op,
+        *,
+        members: VoterSet,
+        at_ms: int,
+        certificate: Certificate | None = None,
+        packs: Sequence[InlinePack] = (),
+    ) -> tuple[WriteVerdict, AcceptorRecord]:
+        """``members`` are not stored: a register has no voters before its creation change names them."""
+        request = OpWrite(op, at_ms, certificate, tuple(packs))
+
+        def work(db: sqlite3.Connection) -> tuple[WriteVerdict, AcceptorRecord]:
+            self._grown = self._grown or isinstance(op, CommitOp)
+            return request.perform(db)
+
+        return await self._writer.submit(work, request.size_bytes)
+
+    async def stop_voting(self, repository: RepoId, reason: str) -> None:
+        await self._writer.submit(lambda db: stop_voting(db, repository, reason))
+
+    async def add_certificate(self, certificate: Certificate) -> None:
+        to_text(certificate)
+        self._deferred.note_certificate(certificate)
+        self._writer.flush_later()
+
+    async def mark_applied(self, repository: RepoId, version: int) -> None:
+        self._deferred.note_applied(repository, version)
+        self._writer.flush_later()
+
+    async def mark_synced(self, repository: RepoId, version: int) -> None:
+        self._deferred.note_synced(repository, version)
+        self._writer.flush_later()
+
+    async def keep_transaction(self, record: TransactionRecord) -> None:
+        to_text(record)
+        self._deferred.note_transaction(record)
+        self._writer.flush_later()
+
+    async def flush(self) -> None:
+        """Return when everything noted before is durable."""
+        await self._writer.submit(lambda db: None)
+
+    async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
+        noted = self._deferred.applied(repository)  # before the question: what is written meanwhile is in both
+        loaded = await self._reads.run(lambda db: reads.load(db, repository, members))
+        applied = max(loaded.applied, min(noted, loaded.register.position.version))
+        return replace(loaded, applied=applied)
+
+    async def unsynced(self) -> Sequence[tuple[RepoId, int, int]]:
+        return await self._reads.run(reads.unsynced)
+
+    async def in_doubt(self) -> Sequence[RepoId]:
+        return await self._reads.run(reads.in_doubt)
+
+    async def history(self, repository: RepoId, since: int, limit: int) -> tuple[HistoryEntry, ...]:
+        return await self._reads.run(lambda db: reads.history(db, repository, since, limit))
+
+    async def find(self, txn: TxnId) -> tuple[RepoId, HistoryEntry] | None:
+        return await self._reads.run(lambda db: reads.find(db, txn))
+
+    async def find_key(self, repository: RepoId, key: str) -> HistoryEntry | None:
+        return await self._reads.run(lambda db: reads.find_key(db, repository, key))
+
+    async def repositories(self, after: str, limit: int) -> Sequence[Register]:
+        return await self._reads.run(lambda db: reads.repositories(db, after, limit))
+
+    async def summaries(self, since: int, limit: int) -> tuple[int, Sequence[Summary]]:
+        return await self._reads.run(lambda db: reads.summaries(db, since, limit))
+
+    async def inline_pack(self, pack: PackRef) -> InlinePack | None:
+        return await self._reads.run(lambda db: reads.inline_pack(db, pack.sha256))
+
+    async def packs_in_use(self) -> set[str]:
+        return await self._reads.run(reads.packs_in_use)
+
+    async def transaction(self, txn: TxnId) -> TransactionRecord | None:
+        return self._deferred.transaction(txn) or await self._reads.run(lambda db: reads.transaction(db, txn))
+
+    async def close(self) -> None:
+        """Write what was noted, end the threads, release the data directory. May be called again."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._reads.close()
+        self._writer.close()
+        self._lock.release()
+
+    def _keep(self, db: sqlite3.Connection, notes: Notes) -> None:
+        keep_notes(db, notes)
+        self._kept += len(notes.transactions)
+        if self._kept > self._transactions_max // 100:  # counting them all costs half a millisecond
+            trim_transactions(db, self._transactions_max)
+            self._kept = 0
+
+    def _committed(self, db: sqlite3.Connection) -> None:
+        if self._grown:
+            self._sequence, self._grown = reads.sequence(db), False
+
+    def __repr__(self) -> str:
+        return f"<SqliteJournal {self.identity.node} sequence {self._sequence} {self._writer!r}>"

@@ -1,0 +1,177 @@
+"""The journal's file: where it lies, what is in it, whose it is, and whether it can be trusted.
+
+``DATA_DIR/.journal/journal.sqlite``: WAL, ``synchronous=FULL``, so a commit is one append to the log and one fsync. SQLite
+syncs the folder when it makes the log, but not when it makes the database: that is done here. Readable with the
+``sqlite3`` shell; columns are plain text, values with structure are JSON.
+
+References: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+from uuid import uuid4
+
+from node.ports import Identity, JournalRefused, StorageError
+from node.protocol.ids import NodeId
+from node.storage.journal_errors import DAMAGE, primary_code, storage_error
+
+FOLDER_NAME = ".journal"
+FILE_NAME = "journal.sqlite"
+SCHEMA = 1
+BUSY_TIMEOUT_S = 5.0
+CHECKPOINT_PAGES = 4000
+"""16 MiB of log before it is copied back: SQLite's 1,000 puts the two extra fsyncs of a checkpoint on more pushes."""
+
+TABLES = """
+CREATE TABLE identity (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    schema INTEGER NOT NULL, node TEXT NOT NULL, cluster TEXT NOT NULL, journal TEXT NOT NULL, incarnation INTEGER NOT NULL
+) STRICT;
+
+-- one row per repository: the acceptor record's small columns, and the register's value without its refs
+CREATE TABLE registers (
+    repository TEXT PRIMARY KEY,
+    promised_round INTEGER NOT NULL DEFAULT 0, promised_node TEXT NOT NULL DEFAULT '',
+    promised_attempt INTEGER NOT NULL DEFAULT 0,
+    version INTEGER NOT NULL DEFAULT 0, digest TEXT NOT NULL,
+    in_doubt INTEGER NOT NULL DEFAULT 0,   -- an accepted change stands on (version, digest)
+    sequence INTEGER NOT NULL DEFAULT 0,   -- of its latest history row
+    present INTEGER NOT NULL DEFAULT 0, name TEXT NOT NULL DEFAULT '', head TEXT NOT NULL DEFAULT '',
+    voters TEXT, floor INTEGER NOT NULL DEFAULT 0,
+    applied INTEGER NOT NULL DEFAULT 0, synced INTEGER NOT NULL DEFAULT 0,
+    stopped TEXT NOT NULL DEFAULT ''
+) STRICT, WITHOUT ROWID;
+CREATE INDEX registers_by_sequence ON registers (sequence);
+CREATE INDEX registers_in_doubt ON registers (repository) WHERE in_doubt = 1;
+CREATE INDEX registers_unsynced ON registers (repository) WHERE version > synced;
+
+-- apart from registers, so that a mark on a repository does not rewrite the thousands of ref updates of a first push
+CREATE TABLE accepted (repository TEXT PRIMARY KEY, accepted TEXT NOT NULL) STRICT;
+
+CREATE TABLE refs (
+    repository TEXT NOT NULL, name TEXT NOT NULL, oid TEXT NOT NULL, peeled TEXT, PRIMARY KEY (repository, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE history (
+    sequence INTEGER PRIMARY KEY,          -- rows are never deleted: the highest is their number
+    repository TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
+    change TEXT NOT NULL, certificate TEXT, committed_at_ms INTEGER NOT NULL,
+    UNIQUE (repository, version)
+) STRICT;
+CREATE TABLE history_txns (txn TEXT PRIMARY KEY, repository TEXT NOT NULL, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE history_keys (
+    repository TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (repository, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE inline_packs (sha256 TEXT PRIMARY KEY, pack BLOB NOT NULL, pack_index BLOB NOT NULL) STRICT;
+-- who names a pack: the accepted change of a repository, or a committed one that is not yet synced; leading to version
+CREATE TABLE pack_uses (
+    sha256 TEXT NOT NULL, repository TEXT NOT NULL, role TEXT NOT NULL CHECK (role IN ('accepted', 'committed')),
+    version INTEGER NOT NULL, PRIMARY KEY (sha256, repository, role, version)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pack_uses_by_repository ON pack_uses (repository, role, version);
+
+CREATE TABLE transactions (
+    txn TEXT PRIMARY KEY, settled INTEGER NOT NULL, submitted_at_ms INTEGER NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE INDEX transactions_by_age ON transactions (settled DESC, submitted_at_ms);
+"""
+
+
+def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.Connection, Identity]:
+    """The writer's connection, after every check; the journal is made if there is none. The caller holds the lock.
+
+    Raises:
+        JournalRefused: another node's or cluster's, of an unknown format, or damaged.
+        StorageError: it cannot be opened or made (``DiskRefused``: the disk is full).
+    """
+    folder = data_dir / FOLDER_NAME
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        connection = connect(folder / FILE_NAME)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise storage_error(error) from error
+    try:
+        identity = _open(connection, node, cluster)
+        for directory in (folder, data_dir, data_dir.parent):
+            sync_directory(directory)
+    except sqlite3.Error as error:
+        connection.close()
+        if primary_code(error) in DAMAGE:
+            raise JournalRefused(
+                f"{folder / FILE_NAME} is damaged ({error}); restore it, or rejoin with an empty one"
+            ) from error
+        raise storage_error(error) from error
+    except OSError as error:
+        connection.close()
+        raise StorageError(f"{folder} cannot be made durable: {error.strerror}") from error
+    except StorageError:
+        connection.close()
+        raise
+    return connection, identity
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """For the one writer thread. Transactions are begun and ended by hand."""
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA secure_delete = OFF")
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """For one reading thread; it can write nothing, and sees whole transactions only."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identity:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise JournalRefused(f"the journal's file system cannot do write-ahead logging (journal mode {mode!r})")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise JournalRefused(f"the journal is damaged ({verdict}); restore it, or rejoin with an empty one")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not tables:
+        _create(connection, node, cluster)
+    elif "identity" not in tables:
+        raise JournalRefused("this is no journal of gitquorum")
+    return _identity(connection, node, cluster)
+
+
+def _create(connection: sqlite3.Connection, node: NodeId, cluster: str) -> None:
+    """All or nothing: a crash leaves an empty file, which is created again."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in TABLES.split(";\n"):
+        connection.execute(statement)
+    connection.execute("INSERT INTO identity VALUES (1, ?, ?, ?, ?, 1)", (SCHEMA, node, cluster, str(uuid4())))
+    connection.execute("COMMIT")
+
+
+def _identity(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identity:
+    (schema,) = connection.execute("SELECT schema FROM identity").fetchone() or (None,)
+    if schema != SCHEMA:
+        raise JournalRefused(f"the journal has format {schema}, this program knows {SCHEMA} only; start the matching version")
+    owner, home, journal, incarnation = connection.execute(
+        "SELECT node, cluster, journal, incarnation FROM identity"
+    ).fetchone()
+    if owner != node:
+        raise JournalRefused(f"the journal belongs to {owner}, not to {node}; check node_id and data_dir")
+    if home != cluster:
+        raise JournalRefused(f"the journal belongs to cluster {home!r}, not to {cluster!r}; check cluster and data_dir")
+    return Identity(node, cluster, journal, incarnation)

@@ -1,0 +1,60 @@
+"""Worker threads of the object store: everything that touches the disk, hashes or spawns runs here, never on the loop.
+
+The contract: ``run`` turns the operating system's errors into ``DiskRefused``, so nothing above sees an ``OSError``. A
+cancelled caller does not stop a thread; ``finish`` is for clean-ups, which must end before their caller does.
+"""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from node.ports import DiskRefused
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Threads:
+    """A bounded pool, ended by ``close``."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix="objects")
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``function`` in a thread.
+
+        Raises:
+            DiskRefused: for any ``OSError`` of it.
+        """
+        try:
+            return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+        except OSError as error:
+            raise refusal(error) from error
+
+    async def finish(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same, but seen to its end even when the caller is cancelled meanwhile; the cancellation comes after."""
+        work = asyncio.ensure_future(self.run(function, *args, **kwargs))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """In the background; whoever calls looks at the future or does not need to."""
+        return self._pool.submit(function, *args, **kwargs)
+
+    def close(self) -> None:
+        """Wait for what is under way; nothing starts any more."""
+        self._pool.shutdown(wait=True, cancel_futures=False)
+
+
+def refusal(error: OSError) -> DiskRefused:
+    """In words that name no path of this machine."""
+    if error.errno in _FULL:
+        return DiskRefused("disk full")
+    return DiskRefused(f"disk failure: {error.strerror or type(error).__name__}")
