@@ -5,6 +5,7 @@ cancelled caller does not stop a thread; ``finish`` is for clean-ups, which must
 """
 
 import asyncio
+import contextlib
 import errno
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +42,7 @@ class Threads:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            await asyncio.wait([work])
+            await outlast(work)
             raise
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
@@ -51,6 +52,18 @@ class Threads:
     def close(self) -> None:
         """Wait for what is under way; nothing starts any more."""
         self._pool.shutdown(wait=True, cancel_futures=False)
+
+
+async def outlast(work: "asyncio.Future[T]") -> None:
+    """Wait for the end of ``work``, which is bounded, through any cancellation; the caller passes that on.
+
+    Its failure is looked at and dropped: who would have heard of it is gone.
+    """
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()
 
 
 def refusal(error: OSError) -> DiskRefused:

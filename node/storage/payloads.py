@@ -1,0 +1,281 @@
+"""The stage: packs of changes that are not applied yet, by checksum; small ones in memory, large ones as files.
+
+A small pack (O1) waits here in memory from its prepare until the journal has it; then the journal's copy counts, and
+what is held here is only a convenience. A large one is a claim check: ``.stage/{sha256}.pack`` and ``.idx``, complete,
+verified and fsynced before they carry these names; ``.part`` files are downloads, resumed by their length.
+
+Who still needs a pack? Two changes may name the same one (a retry under a new id, the same push into two repositories),
+so a change that looks for its packs (``missing``) is noted as their holder, and is struck out when it is applied or
+discarded. A pack without holders is condemned, and removed by later work once ``CONDEMNED_S`` have gone by: a change that
+is just being formed again finds it. What is left over at a crash is swept at start, except what the journal names.
+
+Dictionaries belong to the loop; files are touched in worker threads.
+"""
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from node.ports import Busy, DiskRefused, PackRefused
+from node.protocol.change import Change, PackRef
+from node.protocol.ids import Digest
+from node.protocol.messages import InlinePack
+from node.storage.packfile import verify_files, verify_small
+from node.storage.repository import fsync, holds
+from node.storage.threads import Threads, outlast
+
+MEMORY_BYTES_MAX = 64 * 1024**2
+PENDING_S = 120.0
+"""A small pack unclaimed for this long is in the journal, or was never wanted: it may make room for others."""
+
+CONDEMNED_S = 60.0
+WRITE_BYTES = 1024**2
+"""Downloads are written in pieces of this size: one hop to a thread each."""
+
+Read = Callable[[bool, int], AsyncIterator[bytes]]
+
+
+@dataclass(slots=True)
+class Held:
+    """A small pack in memory."""
+
+    inline: InlinePack
+    since: float
+    released: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.inline.pack) + len(self.inline.index)
+
+
+class SmallPacks:
+    """Small packs in memory, bounded; one that is pending is never dropped to make room."""
+
+    def __init__(self, bytes_max: int = MEMORY_BYTES_MAX, now: Callable[[], float] = time.monotonic) -> None:
+        self._bytes_max = bytes_max
+        self._now = now
+        self._held: OrderedDict[Digest, Held] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, packs: Iterable[InlinePack]) -> None:
+        """Raises ``Busy`` when memory is full of pending ones."""
+        for inline in packs:
+            self._drop(inline.sha256)
+            held = Held(inline, self._now())
+            self._make_room(held.size)
+            self._held[inline.sha256] = held
+            self._bytes += held.size
+
+    def get(self, sha256: Digest) -> InlinePack | None:
+        held = self._held.get(sha256)
+        return held.inline if held else None
+
+    def release(self, sha256: Digest) -> None:
+        """Nobody needs it any more; it stays until its place is wanted."""
+        if sha256 in self._held:
+            self._held[sha256].released = True
+            self._held.move_to_end(sha256, last=False)
+
+    def _make_room(self, size: int) -> None:
+        expired = self._now() - PENDING_S
+        while self._bytes + size > self._bytes_max:
+            droppable = next((key for key, held in self._held.items() if held.released or held.since < expired), None)
+            if droppable is None:
+                raise Busy("too many small packs are waiting for their votes")
+            self._drop(droppable)
+
+    def _drop(self, sha256: Digest) -> None:
+        held = self._held.pop(sha256, None)
+        self._bytes -= held.size if held else 0
+
+    def __repr__(self) -> str:
+        return f"<SmallPacks {len(self._held)} packs {self._bytes}/{self._bytes_max} bytes>"
+
+
+class Stage:
+    """Both kinds, and who needs them."""
+
+    def __init__(self, folder: Path, threads: Threads, spare_bytes: Callable[[], int], small: SmallPacks | None = None) -> None:
+        self.folder = folder
+        self.small = small or SmallPacks()
+        self._threads = threads
+        self._spare_bytes = spare_bytes
+        self._downloads: dict[Digest, tuple[asyncio.Task[None], list[None]]] = {}
+        self._holders: dict[Digest, set[str]] = {}
+        self._condemned: dict[Digest, float] = {}
+
+    # ------------------------------------------------------------ who needs what
+
+    def hold(self, change: Change, packs: Iterable[PackRef]) -> None:
+        """``change`` counts on these packs being here."""
+        for pack in packs:
+            self._holders.setdefault(pack.sha256, set()).add(change.position.digest)
+            self._condemned.pop(pack.sha256, None)
+
+    def keep(self, sha256: Digest) -> None:
+        """Not condemned, for now: somebody brought it or asked for it."""
+        self._condemned.pop(sha256, None)
+
+    def keep_always(self, sha256s: Iterable[str]) -> None:
+        """Until the next start: the journal names these, and which change it was is not known here."""
+        for sha256 in sha256s:
+            self._holders.setdefault(Digest(sha256), set()).add("journal")
+
+    async def release(self, change: Change) -> None:
+        """``change`` is applied, or can never be."""
+        now = time.monotonic()
+        for pack in change.packs:
+            holders = self._holders.get(pack.sha256, set())
+            holders.discard(change.position.digest)
+            if not holders:
+                self._holders.pop(pack.sha256, None)
+                self._condemned.setdefault(pack.sha256, now)
+                self.small.release(pack.sha256)
+        due = [sha256 for sha256, since in self._condemned.items() if since + CONDEMNED_S < now]
+        for sha256 in due:
+            del self._condemned[sha256]
+        if due:
+            await self._threads.run(self._unlink, due)
+
+    def _unlink(self, sha256s: Iterable[str]) -> None:
+        for sha256 in sha256s:
+            for suffix in (".idx", ".pack", ".pack.part", ".idx.part"):
+                (self.folder / f"{sha256}{suffix}").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ small ones
+
+    async def add_small(self, packs: list[tuple[PackRef, InlinePack]]) -> None:
+        """Raises ``PackRefused`` if a checksum is wrong, ``Busy`` if there is no room."""
+        if packs:
+            await self._threads.run(_verify_all, packs)
+        self.small.add(inline for _, inline in packs)
+        for pack, _ in packs:
+            self.keep(pack.sha256)
+
+    # ------------------------------------------------------------ large ones
+
+    def base(self, pack: PackRef) -> Path:
+        """Path of the staged files without their suffix."""
+        return self.folder / pack.sha256
+
+    def has(self, pack: PackRef) -> bool:
+        return holds(self.base(pack), pack)
+
+    def adopt(self, folder: Path, pack: PackRef) -> None:
+        """Take pack and index out of a quarantine, durably; in a thread."""
+        for suffix in (".pack", ".idx"):
+            source = folder / f"{pack.name}{suffix}"
+            if source.exists():
+                fsync(source)
+                source.replace(self.folder / f"{pack.sha256}{suffix}")
+        fsync(self.folder)
+
+    async def fetch(self, pack: PackRef, read: Read) -> None:
+        """Download what is not here. Callers that want the same pack share one download; it ends with its last caller."""
+        if await self._threads.run(self.has, pack):
+            self.keep(pack.sha256)
+            return
+        task, waiters = self._downloads.get(pack.sha256) or self._begin(pack, read)
+        waiters.append(None)
+        try:
+            await asyncio.shield(task)
+        finally:
+            waiters.pop()
+            if not waiters and not task.done():
+                task.cancel()
+                await outlast(task)
+        self.keep(pack.sha256)
+
+    def _begin(self, pack: PackRef, read: Read) -> tuple[asyncio.Task[None], list[None]]:
+        task = asyncio.create_task(self._download(pack, read), name=f"stage {pack.name}")
+        self._downloads[pack.sha256] = task, []
+        task.add_done_callback(lambda _: self._downloads.pop(pack.sha256, None))
+        return self._downloads[pack.sha256]
+
+    async def _download(self, pack: PackRef, read: Read) -> None:
+        if pack.size_bytes + pack.index_size_bytes > self._spare_bytes():
+            raise DiskRefused("disk full")
+        parts = [self.folder / f"{pack.sha256}{suffix}.part" for suffix in (".pack", ".idx")]
+        sizes = (pack.size_bytes, pack.index_size_bytes)
+        for part, size, index in zip(parts, sizes, (False, True), strict=True):
+            await self._resume(part, size, partial(read, index))
+        await self._threads.finish(self._accept, pack, *parts)
+
+    async def _resume(self, part: Path, size: int, read: Callable[[int], AsyncIterator[bytes]]) -> None:
+        offset = await self._threads.run(_usable, part, size)
+        if offset == size:
+            return
+        chunks = read(offset)
+        held = bytearray()
+        try:
+            async for chunk in chunks:
+                held += chunk
+                if offset + len(held) > size:
+                    raise PackRefused(f"more than {size} bytes came")
+                if len(held) >= WRITE_BYTES:
+                    offset += await self._append(part, held)
+        finally:
+            if held and offset + len(held) <= size:
+                offset += await self._append(part, held)
+            if (close := getattr(chunks, "aclose", None)) is not None:
+                await close()
+        if offset != size:
+            raise PackRefused(f"only {offset} of {size} bytes came")
+
+    async def _append(self, part: Path, held: bytearray) -> int:
+        """Write what is held, so that the next try can go on from there."""
+        piece = bytes(held)
+        held.clear()
+        await self._threads.finish(_append, part, piece)
+        return len(piece)
+
+    def _accept(self, pack: PackRef, part: Path, index_part: Path) -> None:
+        try:
+            verify_files(pack, part, index_part)
+        except PackRefused:
+            part.unlink()
+            index_part.unlink()
+            raise
+        for source, suffix in ((part, ".pack"), (index_part, ".idx")):
+            source.chmod(0o444)
+            fsync(source)
+            source.replace(self.folder / f"{pack.sha256}{suffix}")
+        fsync(self.folder)
+
+    async def close(self) -> None:
+        """End the downloads; their parts stay for the next start, if the journal still names them."""
+        tasks = [task for task, _ in self._downloads.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def _verify_all(packs: Iterable[tuple[PackRef, InlinePack]]) -> None:
+    for pack, inline in packs:
+        verify_small(pack, inline)
+
+
+def _usable(part: Path, size: int) -> int:
+    """Length of what is there of a download; too much is thrown away."""
+    try:
+        there = part.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if there > size:
+        part.unlink()
+        return 0
+    return there
+
+
+def _append(part: Path, piece: bytes) -> None:
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with open(descriptor, "ab", buffering=0) as file:
+        written = 0
+        while written < len(piece):
+            written += file.write(memoryview(piece)[written:]) or 0
