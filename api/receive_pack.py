@@ -1,0 +1,165 @@
+"""A push: read its commands, stream its pack into a quarantine, hand both to the quorum, report.
+
+dulwich's own receive-pack handler must not be used: it says "ok" for updates whose compare-and-swap failed, and has no
+quarantine. Here every step can refuse, and nothing is left behind when one does; a transaction is begun only for a push that
+has at least one command worth it. A client that vanishes before its last byte leaves nothing; once the change is submitted,
+the outcome no longer depends on the client.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from http import HTTPStatus
+
+from api.git_body import BodyRefused, Budget
+from api.git_exchange import Exchange
+from api.push_commands import BadPushRequest, PushRequest, PushRequestParser
+from api.report_status import ATOMIC_FAILED, UNPACK_FAILED, every, reasons_of, remark, report, screen, unknown
+from api.side_band import RESULT, SideBand
+from node.config import Config
+from node.ports import DiskRefused, PackRefused, Quarantine, Service, StorageError
+from node.protocol.change import RefUpdate
+from node.protocol.ids import TxnId
+from node.protocol.names import RepositoryName
+from node.protocol.outcome import OutcomeKind
+
+ACTOR = "anonymous"
+"""Until accounts exist."""
+
+SKIP_BYTES_MAX = 256 * 1024
+SKIP_S = 2.0
+"""What follows a push that needs no pack, or a refused one, is read away at once if it is short …"""
+
+LINGER_S = 600.0
+"""… and behind the report if it is long: git sends its whole pack before it looks at the answer."""
+
+
+class _Refused(Exception):
+    """The whole push stops here; ``unpack`` and ``reasons`` are the report."""
+
+    def __init__(self, unpack: str, reasons: dict[bytes, str]) -> None:
+        super().__init__(unpack)
+        self.unpack = unpack
+        self.reasons = reasons
+
+
+async def receive_pack(exchange: Exchange, service: Service, config: Config, budget: Budget, name: RepositoryName) -> None:
+    """Answer ``POST …/git-receive-pack`` for a repository that exists."""
+    pieces = exchange.body.pieces(config.push_commands_bytes_max + config.pack_bytes_max, "the pack")
+    with budget.share() as take:
+        async with aclosing(pieces):
+            request, head = await _read_request(pieces, config.push_commands_bytes_max, take)
+            if not request.commands:
+                await exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
+                await exchange.answer(HTTPStatus.OK, RESULT, b"")
+                return
+            await _Push(exchange, service, config, name, request).run(head, pieces)
+
+
+async def _read_request(pieces: AsyncIterator[bytes], bytes_max: int, take: Callable[[int], None]) -> tuple[PushRequest, bytes]:
+    """The commands, and the first bytes of the pack that came with them."""
+    parser = PushRequestParser(bytes_max)
+    async for piece in pieces:
+        if request := parser.feed(piece):
+            return request, parser.rest()
+        take(len(piece))
+    raise BadPushRequest("the request ends before its commands do")
+
+
+class _Push:
+    """One push from its commands to its report."""
+
+    def __init__(
+        self, exchange: Exchange, service: Service, config: Config, name: RepositoryName, request: PushRequest
+    ) -> None:
+        self._exchange = exchange
+        self._service = service
+        self._url = config.urls[config.me]
+        self._pack_bytes_max = config.pack_bytes_max
+        self._name = name
+        self._request = request
+        self._band = SideBand(exchange, enabled=request.side_band, quiet=request.quiet)
+        self._body_fault: BodyRefused | None = None
+        self._remark = ""
+
+    async def run(self, head: bytes, pieces: AsyncIterator[bytes]) -> None:
+        async with AsyncExitStack() as afterwards:
+            # The quarantine goes when the client has its answer: it need not wait for that.
+            unpack = "ok"
+            try:
+                reasons = await self._push(head, pieces, afterwards)
+            except _Refused as refused:
+                unpack, reasons = refused.unpack, refused.reasons
+            finally:
+                await self._band.close()
+            await self._answer(unpack, reasons)
+
+    async def _answer(self, unpack: str, reasons: dict[bytes, str]) -> None:
+        body, request = self._exchange.body, self._request
+        if not body.ended:
+            await body.skip(SKIP_BYTES_MAX, SKIP_S)
+            self._exchange.linger = (self._pack_bytes_max, LINGER_S)
+        said = report(request.commands, unpack, reasons) if request.wants_report else b""
+        await self._band.finish(said, self._remark)
+
+    async def _push(self, head: bytes, pieces: AsyncIterator[bytes], afterwards: AsyncExitStack) -> dict[bytes, str]:
+        """Per ref, why it was not written."""
+        updates, reasons = screen(self._request.commands)
+        self._stop_if_hopeless(updates, reasons)
+        txn = self._service.new_txn()
+        quarantine = await afterwards.enter_async_context(await self._receive(txn, head, pieces))
+        updates, faults = await quarantine.examine(updates)
+        if faults:
+            reasons |= {ref.encode(): reason for ref, reason in faults.items()}
+            updates = tuple(update for update in updates if update.ref not in faults)
+            self._stop_if_hopeless(updates, reasons)
+        return reasons | await self._submit(txn, quarantine, updates)
+
+    def _stop_if_hopeless(self, updates: Sequence[RefUpdate], reasons: dict[bytes, str]) -> None:
+        if reasons and self._request.atomic:
+            raise _Refused("ok", every(self._request.commands, ATOMIC_FAILED) | reasons)
+        if not updates:
+            raise _Refused("ok", reasons)
+
+    async def _receive(self, txn: TxnId, head: bytes, pieces: AsyncIterator[bytes]) -> Quarantine:
+        request = self._request
+        try:
+            intake = self._service.intake(self._name, txn, request.shallow)
+            if request.sends_pack:
+                return await intake.receive(self._pack(head, pieces))
+            await self._exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
+            self._band.keep_alive()
+            return await intake.empty()
+        except (PackRefused, DiskRefused) as error:
+            if self._body_fault:
+                raise self._body_fault from error
+            *before, last = str(error).strip().splitlines() or ["refused"]
+            if before:
+                self._band.say("\n".join(before))
+            raise _Refused(last, every(request.commands, UNPACK_FAILED)) from error
+
+    async def _pack(self, head: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The pack's bytes; at their end the client begins to wait."""
+        if head:
+            yield head
+        try:
+            async for piece in pieces:
+                yield piece
+        except BodyRefused as fault:
+            self._body_fault = fault  # remembered: what an intake makes of it is "early EOF"
+            raise
+        self._band.keep_alive()
+
+    async def _submit(self, txn: TxnId, quarantine: Quarantine, updates: Sequence[RefUpdate]) -> dict[bytes, str]:
+        refs = [update.ref for update in updates]
+        atomic = self._request.atomic
+        try:
+            outcome = await self._service.push(
+                self._name, txn, quarantine, updates, actor=ACTOR, atomic=atomic, progress=self._band.progress
+            )
+        except StorageError as error:
+            # It was submitted, and may have reached a voter: no word but this one is true.
+            return {ref.encode(): f"{unknown(txn, self._url)} ({error})" for ref in refs}
+        if outcome.kind is OutcomeKind.COMMITTED and outcome.position is not None:
+            self._exchange.version = outcome.position.version
+            self._remark = remark(outcome)
+        return reasons_of(outcome, refs, atomic=atomic, url=self._url)
