@@ -130,7 +130,7 @@ def up(
     result = start(home, Wish(nodes, base_port, broker, image or docker.IMAGE), output)
     if selfcheck:
         result["selfcheck"] = check(home, output)
-    output.result(result, next_steps(result, _program()))
+    output.result(result, next_steps(result, _program(home)))
 
 
 @app.command()
@@ -242,7 +242,7 @@ def repo_delete(
     """Delete a repository on every node; asks first."""
     from node.command import repos
 
-    repos.delete(_url(context, node), name, Output(as_json), lambda question: yes or typer.confirm(question, err=True))
+    repos.delete(_url(context, node), name, Output(as_json), lambda question: yes or _confirm(question))
 
 
 @tx_app.command("show")
@@ -258,10 +258,18 @@ def tx_show(
     transactions.show(_url(context, node), transaction, Output(as_json))
 
 
-def _program() -> str:
+def _confirm(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as error:
+        raise CommandError("nobody answered; delete without asking with: --yes", Exit.USAGE) from error
+
+
+def _program(home: Home) -> str:
     """How this command was called, so that what it tells people to type works."""
     called = Path(sys.argv[0])
-    return "gitquorum" if called.name != "gitquorum" or shutil.which("gitquorum") == str(called) else sys.argv[0]
+    program = "gitquorum" if called.name != "gitquorum" or shutil.which("gitquorum") == str(called) else sys.argv[0]
+    return program if home.folder == Path(FOLDER).absolute() else f"{program} -C {home.folder}"
 
 
 def _home(context: typer.Context) -> Home:

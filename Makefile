@@ -1,0 +1,52 @@
+# The two commands of the README are `make up` and `make test`; both do all the set-up they need. `make help` lists the rest.
+# Settings: NODES=5  PORT=3101  BROKER=direct  PYTHON=python3.12  TESTS=tests/unit
+
+GITQUORUM = .venv/bin/gitquorum
+PY = .venv/bin/python
+UP_OPTIONS = $(if $(NODES),--nodes $(NODES)) $(if $(PORT),--base-port $(PORT)) $(if $(BROKER),--broker '$(BROKER)')
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status test lint format bench lock setup system clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: setup ## set up, start three nodes and a broker, prove it with a replicated push
+	@$(GITQUORUM) up --selfcheck $(UP_OPTIONS)
+
+down: ## stop the cluster (repositories stay; gitquorum down --purge removes them)
+	@if [ -x $(GITQUORUM) ]; then $(GITQUORUM) down; fi
+
+status: ## what runs, and which versions where
+	@$(GITQUORUM) status
+
+test: setup ## set up, run the whole test suite
+	$(PY) -m pytest $(TESTS)
+
+lint: .venv/.installed ## ruff, mypy --strict, import contracts
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+format: .venv/.installed ## ruff's formatting and safe fixes
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup ## wall time of a small push, as a ratio to git http-backend
+	$(PY) bench/push.py
+
+setup: system .venv/.installed ## git, rabbitmq-server if permitted, .venv with locked dependencies
+
+system:
+	@tools/system
+
+.venv/.installed: requirements.lock pyproject.toml tools/venv
+	@tools/venv
+
+lock: ## requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \
+		--no-header --no-annotate -o requirements.lock
+
+clean: ## remove .venv and caches; a cluster stays
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
