@@ -1,0 +1,148 @@
+"""The topology as data: what nodes declare, what definitions.json says, and what a broker user may do."""
+
+import re
+from base64 import b64decode
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from broker.kinds import TRANSPORT_REPLIES, TRANSPORT_REQUESTS
+from broker.topology import (
+    DEAD_EXCHANGE,
+    EXCHANGE,
+    INSPECT_QUEUE,
+    OPERATOR,
+    definitions,
+    for_node,
+    inbox,
+    permissions,
+    replies,
+    routing_key,
+    whole,
+)
+from node.protocol.ids import NodeId
+
+MEMBERS = [NodeId("node-1"), NodeId("node.2"), NodeId("node-3")]
+PASSWORDS = {**{str(node): f"secret of {node}" for node in MEMBERS}, OPERATOR: "look"}
+
+
+def emitted() -> dict[str, Any]:
+    return definitions(MEMBERS, PASSWORDS, 1000)
+
+
+def test_definitions_hold_exactly_what_the_nodes_declare() -> None:
+    parts = [for_node(node, 1000) for node in MEMBERS]
+    queues = {q.name: dict(q.arguments) for part in parts for q in (*part.queues, part.inspect) if q}
+    bindings = {(b.source, b.queue, b.key) for part in parts for b in (*part.bindings, *part.inspect_bindings)}
+    exchanges = {(e.name, e.type) for part in parts for e in part.exchanges}
+    data = emitted()
+    assert {q["name"]: q["arguments"] for q in data["queues"]} == queues
+    assert {(b["source"], b["destination"], b["routing_key"]) for b in data["bindings"]} == bindings
+    assert {(e["name"], e["type"]) for e in data["exchanges"]} == exchanges
+    assert all(item["durable"] and not item["auto_delete"] for item in data["queues"] + data["exchanges"])
+
+
+def test_every_queue_is_classic_and_bounded_in_length_bytes_and_age() -> None:
+    for queue in emitted()["queues"]:
+        arguments = queue["arguments"]
+        assert arguments["x-queue-type"] == "classic"
+        assert min(arguments[name] for name in ("x-max-length", "x-max-length-bytes", "x-message-ttl")) > 0
+        assert arguments["x-overflow"] == "drop-head"
+
+
+def test_what_nodes_consume_has_a_dead_letter_exchange() -> None:
+    data = {q["name"]: q["arguments"] for q in emitted()["queues"]}
+    for node in MEMBERS:
+        assert data[inbox(node)]["x-dead-letter-exchange"] == data[replies(node)]["x-dead-letter-exchange"] == DEAD_EXCHANGE
+
+
+def test_the_length_of_the_inspect_queue_is_a_setting_and_zero_leaves_it_out() -> None:
+    (inspect,) = (q for q in definitions(MEMBERS, PASSWORDS, 42)["queues"] if q["name"] == INSPECT_QUEUE)
+    assert inspect["arguments"]["x-max-length"] == 42
+    without = definitions(MEMBERS, PASSWORDS, 0)
+    assert INSPECT_QUEUE not in {q["name"] for q in without["queues"]}
+    assert INSPECT_QUEUE not in {b["destination"] for b in without["bindings"]}
+    assert for_node(MEMBERS[0], 0).inspect is None
+
+
+def matches(binding: str, key: str) -> bool:
+    """AMQP's topic rule, without ``#``."""
+    pattern, words = binding.split("."), key.split(".")
+    return len(pattern) == len(words) and all(p in ("*", w) for p, w in zip(pattern, words, strict=True))
+
+
+def test_every_message_goes_to_its_receivers_queue_and_to_inspect_and_nowhere_else() -> None:
+    topology = whole(MEMBERS, 1000)
+    every = (*topology.bindings, *topology.inspect_bindings)
+    for sender in MEMBERS:
+        for receiver in MEMBERS:
+            for kinds, queue in ((TRANSPORT_REQUESTS, inbox), (TRANSPORT_REPLIES, replies)):
+                for kind in kinds:
+                    key = routing_key(sender, receiver, kind)
+                    reached = sorted(b.queue for b in every if b.source == EXCHANGE and matches(b.key, key))
+                    assert reached == sorted([queue(receiver), INSPECT_QUEUE])
+
+
+def test_a_receiver_without_queues_has_no_inspect_binding_so_mandatory_can_tell() -> None:
+    topology = whole(MEMBERS[:2], 1000)
+    key = routing_key(MEMBERS[0], MEMBERS[2], TRANSPORT_REQUESTS[0])
+    assert not [b for b in (*topology.bindings, *topology.inspect_bindings) if matches(b.key, key)]
+
+
+def test_a_node_may_do_what_it_declares_and_no_more() -> None:
+    for node in MEMBERS:
+        mine = permissions(node)
+        part = for_node(node, 1000)
+        declared = [*(e.name for e in part.exchanges), *(q.name for q in part.queues), INSPECT_QUEUE]
+        for name in declared:
+            assert re.search(mine.configure, name)
+            assert re.search(mine.write, name)
+        foreign = [queue(other) for other in MEMBERS if other != node for queue in (inbox, replies)]
+        for name in [*foreign, "amq.default", "", "amq.topic", "gitquorum.other", inbox(node) + "x", "x" + inbox(node)]:
+            assert not any(re.search(p, name) for p in (mine.configure, mine.write, mine.read))
+        assert not re.search(mine.read, INSPECT_QUEUE)
+        assert re.search(mine.read, inbox(node))
+        assert re.search(mine.read, replies(node))
+
+
+def test_a_dot_in_a_node_id_does_not_stand_for_any_character() -> None:
+    assert not re.search(permissions(NodeId("node.2")).read, inbox(NodeId("node-2")))
+    assert routing_key(NodeId("a.b"), NodeId("c"), TRANSPORT_REQUESTS[0]).count(".") == 2
+
+
+def test_topic_permissions_let_a_node_publish_in_its_own_name_and_bind_for_itself_only() -> None:
+    for node in MEMBERS:
+        topics = {exchange: (write, read) for exchange, write, read in permissions(node).topics}
+        write, read = topics[EXCHANGE]
+        for other in MEMBERS:
+            for kind in (*TRANSPORT_REQUESTS, *TRANSPORT_REPLIES):
+                assert bool(re.search(write, routing_key(node, other, kind)))
+                assert bool(re.search(write, routing_key(other, node, kind))) == (other == node)
+            for binding in (*for_node(other, 10).bindings, *for_node(other, 10).inspect_bindings):
+                if binding.source == EXCHANGE:
+                    assert bool(re.search(read, binding.key)) == (other == node)
+        assert not re.search(read, "#")
+        assert re.search(topics[DEAD_EXCHANGE][1], "#")
+
+
+def test_passwords_are_salted_hashes_that_verify() -> None:
+    for user in emitted()["users"]:
+        raw = b64decode(user["password_hash"])
+        assert raw[4:] == sha256(raw[:4] + PASSWORDS[user["name"]].encode()).digest()
+        assert user["hashing_algorithm"] == "rabbit_password_hashing_sha256"
+    assert not any(secret in str(emitted()) for secret in PASSWORDS.values())
+
+
+def test_only_the_operator_may_look_at_inspect_and_it_may_change_nothing() -> None:
+    (entry,) = (p for p in emitted()["permissions"] if p["user"] == OPERATOR)
+    assert re.search(entry["read"], INSPECT_QUEUE)
+    assert not re.search(entry["read"], inbox(MEMBERS[0]))
+    assert entry["configure"] == entry["write"] == "^$"
+
+
+def test_a_member_without_a_password_and_one_named_like_the_operator_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no broker password for node\.2"):
+        definitions(MEMBERS, {"node-1": "x", "node-3": "y"}, 10)
+    with pytest.raises(ValueError, match="operator"):
+        definitions([NodeId(OPERATOR)], {OPERATOR: "x"}, 10)
