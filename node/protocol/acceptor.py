@@ -66,7 +66,8 @@ class WriteVerdict(Enum):
     REPEATED = "repeated"
     """The record already says so; nothing was written, the same answer may be given again."""
     REFUSED = "refused"
-    """A higher ballot is promised."""
+    """A higher ballot is promised; or, with a record that promises no more than the ballot, the disk failed: nothing can be
+    said about what it holds until the node starts again."""
     MOVED = "moved"
     """The base is not what is committed here; look again."""
     DIVERGENT = "divergent"

@@ -13,7 +13,11 @@ from node.protocol.ids import RefName, TxnId
 from node.protocol.messages import INLINE_TOTAL_BYTES_MAX
 from node.protocol.register import Draft, Register
 
-UPDATES_PER_CHANGE_MAX = 20_000
+CHANGE_BYTES_MAX = 6 * 1024 * 1024
+"""Ref updates of one batch, roughly as JSON: a prepare, and a promise that carries the change, must fit one envelope."""
+
+_UPDATE_BYTES = 220
+"""An update as JSON, without its ref's name."""
 
 
 @dataclass(slots=True)
@@ -55,7 +59,7 @@ def form(register: Register, queue: Sequence[Pending]) -> Batch:
     batch = Batch()
     draft = Draft(register)
     requests: list[Request] = []
-    updates = inline_bytes = 0
+    change_bytes = inline_bytes = 0
     for n, pending in enumerate(queue):
         asked = pending.submitted
         if asked.kind is not ChangeKind.UPDATE or pending.alone:
@@ -67,9 +71,9 @@ def form(register: Register, queue: Sequence[Pending]) -> Batch:
                 batch.left += queue[n + 1 :]
                 return batch
             continue
-        updates += len(asked.request.updates)
+        change_bytes += sum(len(update.ref) + _UPDATE_BYTES for update in asked.request.updates)
         inline_bytes += asked.inline_bytes
-        full = len(requests) >= REQUESTS_PER_CHANGE_MAX or updates > UPDATES_PER_CHANGE_MAX
+        full = len(requests) >= REQUESTS_PER_CHANGE_MAX or change_bytes > CHANGE_BYTES_MAX
         if requests and (full or inline_bytes > INLINE_TOTAL_BYTES_MAX):
             batch.left += queue[n:]
             break

@@ -7,7 +7,7 @@ All history is retained at present, so a tail always reaches back far enough; a 
 by the tail belongs here once packs are repacked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from node.protocol.certificate import Certificate
@@ -33,8 +33,15 @@ class Step:
     needs_objects: bool
 
 
-def steps(here: Position, page: HistoryPage, flaw: Callable[[Change, Certificate], str | None]) -> list[Step]:
-    """The prefix of ``page`` that is proved: the chain proves every change below a certified one.
+def steps(
+    here: Position,
+    page: HistoryPage,
+    flaw: Callable[[Change, Certificate], str | None],
+    told: Collection[Position] = (),
+) -> list[Step]:
+    """The prefix of ``page`` that is proved: the chain proves every change below a certified one, or below a position that
+    a verified claim, prepare, vote or status named as committed (``told``). Without the latter, a change whose certificate
+    was lost with its coordinator, and that one voter knows by V2's inference only, could never be learned by the others.
 
     Raises:
         HistoryRefused: if the chain does not start at ``here``, or a certificate is flawed.
@@ -56,6 +63,8 @@ def steps(here: Position, page: HistoryPage, flaw: Callable[[Change, Certificate
                 raise HistoryRefused(f"the certificate of version {position.version} names another digest", divergent=True)
             if reason := flaw(entry.change, entry.certificate):
                 raise HistoryRefused(f"the certificate of version {position.version} is worthless: {reason}")
+            proved = len(out)
+        elif position in told:
             proved = len(out)
     return out[:proved]
 

@@ -108,8 +108,15 @@ class Request:
             raise ValueError("actor and idempotency key are at most 256 characters long")
 
 
+class _Remembered:
+    """A slot beside the fields of ``Change``: no part of its value, of ``==``, ``hash``, ``repr`` or an encoding."""
+
+    __slots__ = ("_position",)
+    _position: Position
+
+
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(_Remembered):
     """One atomic transition of ``repository`` from ``base``."""
 
     repository: RepoId
@@ -133,8 +140,16 @@ class Change:
 
     @property
     def position(self) -> Position:
-        """Where history stands once this change is committed: ``digest[v] = H(digest[v-1], change)``."""
-        return Position(self.base.version + 1, self._digest())
+        """Where history stands once this change is committed: ``digest[v] = H(digest[v-1], change)``.
+
+        Reckoned once: every step of the protocol asks for it, and a change may carry thousands of refs.
+        """
+        try:
+            return self._position
+        except AttributeError:
+            position = Position(self.base.version + 1, self._digest())
+            object.__setattr__(self, "_position", position)
+            return position
 
     @property
     def txns(self) -> tuple[TxnId, ...]:

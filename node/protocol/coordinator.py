@@ -13,12 +13,12 @@ voters. Ownership lives here only: after a restart a node owns nothing and claim
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from node.protocol.acceptor import Accepted, AcceptOp, AcceptorRecord, PromiseOp, WriteVerdict
+from node.protocol.acceptor import Accepted, AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
 from node.protocol.batch import Pending, form
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change
-from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, Note, Send, StageObjects, Wake, Write
-from node.protocol.events import Committed, Event, ObjectsStaged, Received, SettleNow, Submitted, Suspected, Written
+from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, Note, Send, StageObjects, Undone, Wake, Write
+from node.protocol.events import Committed, Event, ObjectsStaged, Received, SetAside, SettleNow, Submitted, Suspected, Written
 from node.protocol.ids import Ballot, NodeId, Position
 from node.protocol.messages import Abort, Claim, Commit, InlinePack, Prepare, Promise, Refused, TransportRequest, Vote, VoteKind
 from node.protocol.outcome import OutcomeKind
@@ -139,6 +139,7 @@ class Coordinator:
         self._seen_round = record.promised.round
         self._promises: dict[NodeId, Promise] = {}
         self._claim_deadline_at = 0.0
+        self._claim_resend_at = 0.0
         self._resume_at = 0.0
         self._pauses = 0
         self._learn_to = 0
@@ -163,7 +164,10 @@ class Coordinator:
             case ObjectsStaged():
                 self._on_staged(event, now)
             case SettleNow():
-                self._settling = self._settling or self.record.in_doubt is not None
+                here = event.version is not None and event.version == self.register.position.version
+                self._settling = self._settling or here or self.record.in_doubt is not None
+            case SetAside(reason):
+                self._set_aside(reason)
             case Suspected():
                 self._suspected = event.nodes
                 self._fail_fast()
@@ -206,9 +210,13 @@ class Coordinator:
         pending = Pending.of(event)
         if self.state is State.STOPPED:
             self._refuse(pending, "this replica is set aside; another node can take the write")
+        elif self.me not in self.register.voters.nodes:
+            self._refuse(pending, "this node is no voter of the repository; a voter can take the write")
         elif len(self._queue) >= QUEUE_MAX:
             self._refuse(pending, f"{QUEUE_MAX} requests wait for this repository already")
         else:
+            if self.state in (State.IDLE, State.OWNING) and not (self._queue or self._doubt):
+                self._pauses = 0  # an earlier contention is over: a new request must not pay for it
             self._queue.append(pending)
         self._fail_fast()
 
@@ -226,6 +234,8 @@ class Coordinator:
         """Claim when something is wanted and nothing is owned; propose when something waits and the round is owned."""
         if self.state is State.OWNING and self._queue:
             self._issue_next(now)
+        if self.state is State.OWNING and self._settling:
+            self._issue(Kind.NONE, self.register.position, None, now + self._timing.prepare_s, now)
         if self.state not in _BETWEEN_CLAIMS:
             return
         wanted = bool(self._queue or self._settling or self._doubt)
@@ -300,7 +310,7 @@ class Coordinator:
             self._learn_to = highest.version
             holders = tuple(node for node, p in self._promises.items() if p.committed.version >= highest.version)
             self._move(Trigger.BEHIND)
-            self._out.append(CatchUp(highest.version, holders))
+            self._out.append(CatchUp(highest.version, holders, told=highest))
         else:
             self._examine(now)
 
@@ -346,6 +356,9 @@ class Coordinator:
     # ------------------------------------------------------------ votes
 
     def _on_received(self, sender: NodeId, message: object, now: float) -> None:
+        if sender not in self._peers:
+            self._note(f"{sender} is no other voter of this repository")
+            return
         match message:
             case Promise():
                 self._on_promise(sender, message, now)
@@ -363,6 +376,8 @@ class Coordinator:
         proposal = self._proposal
         if proposal is None or vote.ballot != proposal.ballot or vote.none != (proposal.change is None):
             self._note(f"vote of {sender} at {vote.ballot} is late")
+        elif vote.voters != self.register.voters.digest:
+            self._out.append(Alarm(f"{sender} votes for another voter set"))
         elif vote.kind is VoteKind.YES:
             if vote.position != proposal.position or vote.quorum != proposal.quorum:
                 self._out.append(Alarm(f"{sender} voted for something else at {vote.ballot}"))
@@ -375,7 +390,7 @@ class Coordinator:
         else:
             proposal.others[sender] = vote.reason or vote.kind.value
             if vote.committed.version > self.register.position.version:
-                self._out.append(CatchUp(vote.committed.version, (sender,)))
+                self._out.append(CatchUp(vote.committed.version, (sender,), told=vote.committed))
 
     def _count(self, now: float) -> None:
         """C4, C5: is it decided, aborted, or hopeless?"""
@@ -406,20 +421,26 @@ class Coordinator:
         self._settling = False
         self._pauses = 0
         doubt, self._doubt = self._doubt, None
+        seen = [promise.accepted.change for promise in self._promises.values() if promise.accepted is not None]
+        for change in dict.fromkeys(change for change in seen if change and change.base == self.register.position):
+            self._out.append(
+                Undone(change, f"settled by {self.me}: no change was accepted by a blocking set at {self._ballot}")
+            )
         if doubt is not None:
             self._aborted(doubt, now)
 
     def _on_refused(self, sender: NodeId, refused: Refused, now: float) -> None:
-        if refused.ballot != self._ballot or self.state in _BETWEEN_CLAIMS:
+        if refused.ballot != self._ballot or self.state in (*_BETWEEN_CLAIMS, State.DECIDING):
+            # DECIDING: the quorum is counted (C4). To give up now would leave the commit unsent.
             self._note(f"refusal of {sender} at {refused.ballot} is late")
-        elif refused.promised.owned_by_same(self._ballot):
-            self._note(f"refusal of {sender} names an own attempt")
-        elif refused.promised > self._ballot:
+        elif refused.promised > self._ballot and not refused.promised.owned_by_same(self._ballot):
             self._seen_round = max(self._seen_round, refused.promised.round)
             self._pause(now)
-        elif self._proposal is not None:
+        elif self._proposal is not None and refused.reason:
             self._proposal.noes[sender] = refused.reason
             self._count(now)
+        elif refused.promised.owned_by_same(self._ballot):
+            self._note(f"refusal of {sender} names an own attempt")
         else:
             self._note(f"{sender} promises nothing: {refused.reason}")
 
@@ -435,6 +456,8 @@ class Coordinator:
             self._on_own_promise(event, now)
         elif isinstance(event.op, AcceptOp) and self._proposal is not None and event.op.ballot == self._proposal.ballot:
             self._on_own_acceptance(event, self._proposal, now)
+        elif isinstance(event.op, CommitOp) and event.verdict is WriteVerdict.REFUSED and self.state is State.DECIDING:
+            self._pause(now)  # the journal failed under a decision: it stays in doubt until a journal can hold it
         elif isinstance(event.op, PromiseOp | AcceptOp) and event.verdict is WriteVerdict.DONE:
             self._on_foreign(event.op.ballot, now)
 
@@ -457,15 +480,22 @@ class Coordinator:
         if voters.majority == 1:
             self._learn(now)
             return
-        claim = Claim(self.register.repository, voters.digest, self._ballot, self._timing.prepare_s)
-        self._out += (Send(peer, claim) for peer in self._live_peers)
+        self._send_claim(now)
+
+    def _send_claim(self, now: float) -> None:
+        """To whoever has not promised; a repeated claim gets the same promise (V1)."""
+        self._claim_resend_at = now + self._timing.resend_s
+        claim = Claim(self.register.repository, self.register.voters.digest, self._ballot, self._timing.prepare_s)
+        self._out += (Send(peer, claim) for peer in self._live_peers if peer not in self._promises)
 
     def _on_own_acceptance(self, event: Written, proposal: Proposal, now: float) -> None:
         if event.verdict is WriteVerdict.MOVED:
             return  # the commit that moved it is on its way to ``_on_committed``
         if event.verdict is WriteVerdict.REFUSED:
-            # Never sent, never accepted, not even here: the requests may simply wait for the next change.
-            if proposal.kind is Kind.NEW and self._doubt is not None:
+            # Refused for a higher promise: never sent, never accepted, not even here; the requests may simply wait for the
+            # next change. Refused by a failing disk: it may yet be found there, so the doubt stays.
+            certain = event.record.promised > proposal.ballot
+            if certain and proposal.kind is Kind.NEW and self._doubt is not None:
                 self._queue = [pending.again() for pending in self._doubt.pendings] + self._queue
                 self._doubt = None
             self._pause(now)
@@ -556,6 +586,8 @@ class Coordinator:
         claim_over = now >= self._claim_deadline_at + (self._timing.prepare_s if self.state is State.LEARNING else 0.0)
         if self.state in (State.CLAIMING, State.LEARNING) and claim_over:
             self._pause(now)
+        if self.state is State.CLAIMING and self.me in self._promises and now >= self._claim_resend_at:
+            self._send_claim(now)
         proposal = self._proposal
         if proposal is None or self.state not in (State.PREPARING, State.ABORTING):
             return
@@ -565,10 +597,13 @@ class Coordinator:
             self._resend(proposal, now)
 
     def _resend(self, proposal: Proposal, now: float) -> None:
-        """Identical, to whoever has not voted; a found change and an abort are never given up while the round is owned."""
+        """Identical, to whoever has not voted. A found change and an abort are never given up while the round is owned, so
+        who said no to one (objects out of reach, for example) is asked again; an own change's no is final."""
         if now >= proposal.resend_at:
             if now >= proposal.deadline_at:
                 proposal.deadline_at = now + self._timing.prepare_s
+            if proposal.kind is not Kind.NEW:
+                proposal.noes.clear()
             missing = [peer for peer in self._live_peers if peer not in proposal.yes and peer not in proposal.noes]
             self._send(proposal, missing, now)
 
@@ -587,11 +622,11 @@ class Coordinator:
     def _expire(self, now: float) -> None:
         """Nobody waits longer than the deadline: what was never sent is refused, what may yet appear is ``unknown``."""
         late = [pending for pending in self._queue if now >= pending.submitted.deadline_at]
-        self._queue = [pending for pending in self._queue if pending not in late]
+        self._queue = [pending for pending in self._queue if now < pending.submitted.deadline_at]
         for pending in late:
             self._refuse(pending, self._why_waiting())
         doubt = self._doubt
-        if doubt is None or self.state is State.DECIDING:
+        if doubt is None:
             return
         for pending in doubt.pendings:
             if not pending.answered and now >= pending.submitted.deadline_at + self._timing.abort_s:
@@ -608,14 +643,15 @@ class Coordinator:
     def _wake(self, now: float) -> None:
         wishes = [closing.answer_at for closing in self._closings]
         wishes += [pending.submitted.deadline_at for pending in self._queue]
-        if self._doubt is not None and self.state is not State.DECIDING:
+        if self._doubt is not None:
             waiting = [p.submitted.deadline_at for p in self._doubt.pendings if not p.answered]
             wishes += [deadline_at + self._timing.abort_s for deadline_at in waiting]
         if self._proposal is not None and self.state in (State.PREPARING, State.ABORTING):
             new = self._proposal.kind is Kind.NEW
             wishes.append(min(self._proposal.deadline_at, self._proposal.resend_at) if new else self._proposal.resend_at)
         if self.state is State.CLAIMING:
-            wishes.append(self._claim_deadline_at)
+            sent = self.me in self._promises
+            wishes.append(min(self._claim_deadline_at, self._claim_resend_at) if sent else self._claim_deadline_at)
         if self.state is State.LEARNING:
             wishes.append(self._claim_deadline_at + self._timing.prepare_s)
         if self.state is State.WAITING:
@@ -649,9 +685,12 @@ class Coordinator:
         self._out.append(Answer(pending.submitted.request.txn, told))
 
     def _stop(self, reason: str) -> None:
+        self._out.append(Alarm(reason, stop=True))
+        self._set_aside(reason)
+
+    def _set_aside(self, reason: str) -> None:
         self._move(Trigger.ALARM)
         self._proposal = None
-        self._out.append(Alarm(reason, stop=True))
         queue, self._queue = self._queue, []
         for pending in queue:
             self._refuse(pending, f"this replica is set aside: {reason}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from node.protocol.acceptor import Op
 from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change
-from node.protocol.ids import Ballot, NodeId, TxnId
+from node.protocol.ids import Ballot, NodeId, Position, TxnId
 from node.protocol.messages import InlinePack, TransportReply, TransportRequest
 from node.protocol.outcome import Outcome
 
@@ -75,6 +75,9 @@ class CatchUp:
 
     version: int
     holders: tuple[NodeId, ...]
+    told: Position | None = None
+    """A position that a verified message named as committed: as good a proof of the chain below it as V2's base is, where
+    the certificate of the last change died with its coordinator (``catchup.steps``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,14 @@ class Discard:
     """The stage of this change is not needed any more: it cannot be committed."""
 
     change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """This change, accepted somewhere once, is certainly aborted: whoever remembers its transactions may say so."""
+
+    change: Change
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +130,6 @@ class Note:
     reason: str
 
 
-Effect = Write | Decide | Send | Reply | StageObjects | Witness | CatchUp | Discard | Answer | Settle | Wake | Alarm | Note
+Effect = (
+    Write | Decide | Send | Reply | StageObjects | Witness | CatchUp | Discard | Undone | Answer | Settle | Wake | Alarm | Note
+)

@@ -73,6 +73,9 @@ class Submitted:
 class SettleNow:
     """R1: a majority was asked and nobody knows more."""
 
+    version: int | None = None
+    """R5: of a reader that saw, somewhere, a change accepted on this committed version; ``None``: the own doubt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suspected:
@@ -82,8 +85,15 @@ class Suspected:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """An alarm was raised by either machine: this replica votes and proposes no more until it is repaired."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed; a wake-up asked for may be due."""
 
 
-Event = Requested | Received | Written | Committed | ObjectsStaged | Submitted | SettleNow | Suspected | Tick
+Event = Requested | Received | Written | Committed | ObjectsStaged | Submitted | SettleNow | Suspected | SetAside | Tick

@@ -8,6 +8,7 @@ could both commit. Docs: ``docs/protocol.md`` has the table for N = 1…7, gener
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from node.protocol.ids import Digest, NodeId, digest_of
 from node.protocol.names import check_node_id
@@ -49,7 +50,7 @@ class VoterSet:
 
     @property
     def digest(self) -> Digest:
-        return digest_of("gitquorum-voters-v1", *self.nodes)
+        return _digest(self.nodes)
 
     @property
     def majority(self) -> int:
@@ -66,6 +67,12 @@ class VoterSet:
             QuorumRefused: if the rule names fewer than a majority or more than all.
         """
         return quorum(len(self.nodes), rule)
+
+
+@lru_cache(maxsize=256)
+def _digest(nodes: tuple[NodeId, ...]) -> Digest:
+    """Every message carries it."""
+    return digest_of("gitquorum-voters-v1", *nodes)
 
 
 def majority(voters: int) -> int:

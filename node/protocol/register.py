@@ -5,6 +5,7 @@
 a found change can never be refused by one voter for a reason that another does not have.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -88,11 +89,14 @@ class Draft:
     def __init__(self, register: Register) -> None:
         self._refs = dict(register.refs)
         self._head = register.head
+        self._folders: Counter[str] | None = None
+        """How many refs are below each folder; counted when the first ref is created."""
 
     def copy(self) -> "Draft":
         """A trial of its own."""
         twin = Draft.__new__(Draft)
         twin._refs, twin._head = dict(self._refs), self._head
+        twin._folders = None if self._folders is None else self._folders.copy()
         return twin
 
     def refuses(self, update: RefUpdate) -> str | None:
@@ -105,6 +109,8 @@ class Draft:
         return None if current else self._conflict(update.ref)
 
     def take(self, update: RefUpdate) -> None:
+        if self._folders is not None and update.deletes != (update.ref not in self._refs):
+            self._folders.update(dict.fromkeys(_parents(update.ref), -1 if update.deletes else 1))
         _update(self._refs, (update,))
 
     def point_head(self, head: RefName | None) -> None:
@@ -124,8 +130,12 @@ class Draft:
         for parent in _parents(ref):
             if parent in self._refs:
                 return f"cannot create '{ref}': '{parent}' exists"
-        below = next((other for other in self._refs if other.startswith(f"{ref}/")), None)
-        return f"cannot create '{ref}': '{below}' exists" if below else None
+        if self._folders is None:
+            self._folders = Counter(parent for other in self._refs for parent in _parents(other))
+        if not self._folders[ref]:
+            return None
+        below = next(other for other in self._refs if other.startswith(f"{ref}/"))
+        return f"cannot create '{ref}': '{below}' exists"
 
 
 def _stale(update: RefUpdate, current: Ref | None) -> str:

@@ -15,8 +15,8 @@ from enum import Enum
 
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
 from node.protocol.change import Change
-from node.protocol.effects import Alarm, CatchUp, Discard, Effect, Reply, Settle, StageObjects, Wake, Witness, Write
-from node.protocol.events import Committed, Event, ObjectsStaged, Requested, Suspected, Written
+from node.protocol.effects import Alarm, CatchUp, Discard, Effect, Reply, Settle, StageObjects, Undone, Wake, Witness, Write
+from node.protocol.events import Committed, Event, ObjectsStaged, Requested, SetAside, Suspected, Written
 from node.protocol.ids import Ballot, Digest, NodeId, Position
 from node.protocol.messages import (
     Abort,
@@ -36,6 +36,9 @@ from node.protocol.timing import Timing
 
 SESSIONS_MAX = 256
 """Requests held for one repository at once; beyond, a voter answers ``lagging`` at once (they are resent)."""
+
+
+JOURNAL_REFUSED = "its journal refused the write"
 
 
 class Phase(Enum):
@@ -139,10 +142,12 @@ class Voter:
         self._timing = timing
         self._spread = spread
         self._sessions: dict[int, Session] = {}
-        self._staged: dict[Digest, Change] = {}
-        """Changes whose objects are durable here and that are neither committed nor given up."""
+        self._staged: dict[Digest, tuple[Change, Ballot]] = {}
+        """Changes whose objects are durable here and that are neither committed nor given up, and the highest ballot each
+        was prepared at: an abort gives up lower ones only (V4), a write under way may still accept a higher one."""
         self._suspected: frozenset[NodeId] = frozenset()
-        self._held: set[tuple[int, NodeId]] = set()
+        self._held: dict[tuple[int, NodeId], float] = {}
+        """C7: until when each round's claim waits, reckoned from its first arrival; a duplicate is not let through sooner."""
         self._accepted_at = now
         self._settle_at = self._next_settle(now)
         self._out: list[Effect] = []
@@ -159,6 +164,10 @@ class Voter:
                 self._on_committed(event, now)
             case ObjectsStaged():
                 self._on_staged(event, now)
+            case SetAside(reason):
+                self.stopped = self.stopped or reason
+                for session in list(self._sessions.values()):
+                    self._refuse(session, f"not voting: {self.stopped}")
             case Suspected():
                 self._suspected = event.nodes
                 self._release_held(now)
@@ -186,8 +195,8 @@ class Voter:
         elif message.voters != self.register.voters.digest:
             self._out.append(Alarm(f"{event.sender} names another voter set"))
             self._refuse(session, "the voter set differs")
-        elif len(self._sessions) > SESSIONS_MAX and isinstance(message, Prepare | Abort):
-            self._vote(session, VoteKind.LAGGING, "too many requests wait here")
+        elif len(self._sessions) > SESSIONS_MAX and not isinstance(message, Claim):
+            self._too_late(session, "too many requests wait here")
         else:
             self._look(session, now)
 
@@ -206,7 +215,7 @@ class Voter:
             self._refuse(session)
         elif (until := self._hold_until(claim.ballot)) > now:
             session.held_until = min(until, session.deadline_at)
-            self._held.add((claim.ballot.round, claim.ballot.node))
+            self._held[claim.ballot.round, claim.ballot.node] = until
             self._move(session, Trigger.HOLD)
         else:
             self._move(session, Trigger.PROMISE)
@@ -215,14 +224,18 @@ class Voter:
     def _hold_until(self, claim: Ballot) -> float:
         """C7: until when a claim waits for the change in doubt; at most once, and never for a dead or for the same owner."""
         accepted = self.record.accepted
-        if accepted is None or self.record.in_doubt is None or (claim.round, claim.node) in self._held:
+        if accepted is None or self.record.in_doubt is None:
             return 0.0
         owner = accepted.ballot.node
-        return 0.0 if owner == claim.node or owner in self._suspected else self._accepted_at + self._timing.hold_s
+        if owner == claim.node or owner in self._suspected:
+            return 0.0
+        return self._held.get((claim.round, claim.node), self._accepted_at + self._timing.hold_s)
 
     def _release_held(self, now: float) -> None:
         for session in self._in_phase(Phase.HELD):
-            if self._hold_until_passed(session, now):
+            if self.stopped:
+                self._refuse(session, f"not voting: {self.stopped}")
+            elif self._hold_until_passed(session, now):
                 self._move(session, Trigger.PROMISE)
                 ballot = session.message.ballot if isinstance(session.message, Claim) else None
                 assert ballot is not None
@@ -257,6 +270,8 @@ class Voter:
             self._move(session, Trigger.FETCH)
             self._out.append(StageObjects(change, (*message.holders, session.sender), message.packs))
         else:
+            if change is not None and (staged := self._staged.get(change.position.digest)):
+                self._staged[change.position.digest] = (change, max(staged[1], ballot))
             self._move(session, Trigger.ACCEPT)
             self._out.append(Write(AcceptOp(message.repository, ballot, base, change)))
 
@@ -283,7 +298,7 @@ class Voter:
             self._out.append(Write(CommitOp(own.repository, own)))
         else:
             self._move(session, Trigger.LAG)
-            self._out.append(CatchUp(base.version, (session.sender,)))
+            self._out.append(CatchUp(base.version, (session.sender,), told=base))
 
     def _look_at_commit(self, session: Session, commit: Commit) -> None:
         """V3. The ballots of the certificate and of the own acceptance are not compared."""
@@ -300,7 +315,7 @@ class Voter:
             self._out.append(Write(CommitOp(own.repository, own), commit.certificate))
         else:
             self._move(session, Trigger.LAG)
-            self._out.append(CatchUp(commit.position.version, (session.sender,)))
+            self._out.append(CatchUp(commit.position.version, (session.sender,), told=commit.position))
 
     # ------------------------------------------------------------ what became of it
 
@@ -328,13 +343,15 @@ class Voter:
             self._accepted_at = now
             self._settle_at = self._next_settle(now)
             if op.change is None:
-                self._drop_stages(op.base)
+                self._drop_stages(op.base, op.ballot)
         for session in self._in_phase(Phase.ACCEPTING):
             if not isinstance(session.message, Prepare | Abort) or session.message.ballot != op.ballot:
                 continue
             match event.verdict:
                 case WriteVerdict.DONE | WriteVerdict.REPEATED:
                     self._vote(session, VoteKind.YES)
+                case WriteVerdict.REFUSED if event.record.promised <= op.ballot:
+                    self._vote(session, VoteKind.NO, JOURNAL_REFUSED)
                 case WriteVerdict.REFUSED:
                     self._refuse(session, promised=event.record.promised)
                 case WriteVerdict.DIVERGENT:
@@ -350,12 +367,18 @@ class Voter:
         if event.verdict is WriteVerdict.DIVERGENT:
             self._stop(f"version {event.op.change.position.version} has two digests")
         for session in self._in_phase(Phase.COMMITTING, Phase.INFERRING):
-            self._again(session, now)
+            if event.verdict is WriteVerdict.REFUSED:
+                self._too_late(session, JOURNAL_REFUSED)  # to ask again at once would only spin
+            else:
+                self._again(session, now)
 
     def _on_committed(self, event: Committed, now: float) -> None:
         self._adopt(event.record)
         self.register = event.register
         self._staged.pop(event.change.position.digest, None)
+        own = self.record.accepted.change if self.record.accepted else None
+        if own is not None and own.base == event.change.base and own.position != event.change.position:
+            self._out.append(Undone(own, f"another change took its place at version {event.register.position.version}"))
         self._held.clear()
         self._drop_stages(event.change.base)
         self._release_held(now)
@@ -368,7 +391,9 @@ class Voter:
                 if event.problem:
                     self._vote(session, VoteKind.NO, event.problem)
                 else:
-                    self._staged[event.digest] = session.message.change
+                    known = self._staged.get(event.digest)
+                    ballot = max(known[1], session.message.ballot) if known else session.message.ballot
+                    self._staged[event.digest] = (session.message.change, ballot)
                     self._again(session, now)
 
     def _on_time(self, now: float) -> None:
@@ -376,29 +401,31 @@ class Voter:
         self._release_held(now)
         for session in list(self._sessions.values()):
             if now >= session.deadline_at and session.phase not in (Phase.HELD, Phase.PROMISING):
-                self._too_late(session)
+                self._too_late(session, f"still {session.phase.value} at the deadline")
         if self.record.in_doubt is not None and now >= self._settle_at and not self.stopped:
             self._settle_at = self._next_settle(now)
             self._out.append(Settle())
         waiting = [session for session in self._sessions.values() if session.phase is not Phase.PROMISING]
         wishes = [session.held_until if session.phase is Phase.HELD else session.deadline_at for session in waiting]
-        if self.record.in_doubt is not None:
+        if self.record.in_doubt is not None and not self.stopped:
             wishes.append(self._settle_at)
         if wishes:
             self._out.append(Wake(min(wishes)))
 
-    def _too_late(self, session: Session) -> None:
+    def _too_late(self, session: Session, reason: str) -> None:
         if isinstance(session.message, Commit):
             self._acknowledge(session)
         else:
-            self._vote(session, VoteKind.LAGGING, f"still {session.phase.value} at the deadline")
+            self._vote(session, VoteKind.LAGGING, reason)
 
     # ------------------------------------------------------------ helpers
 
-    def _drop_stages(self, base: Position) -> None:
+    def _drop_stages(self, base: Position, below: Ballot | None = None) -> None:
         """V4 allows it, and a commit makes it certain: other changes on this base are given up."""
-        for digest in [digest for digest, change in self._staged.items() if change.base.version <= base.version]:
-            self._out.append(Discard(self._staged.pop(digest)))
+        for digest, (change, ballot) in list(self._staged.items()):
+            if change.base.version <= base.version and (below is None or ballot < below):
+                del self._staged[digest]
+                self._out.append(Discard(change))
 
     def _adopt(self, record: AcceptorRecord) -> None:
         """Results may come back out of order; a record only ever grows."""
