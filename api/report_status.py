@@ -71,7 +71,7 @@ def reasons_of(outcome: Outcome, refs: Iterable[RefName], *, atomic: bool, url: 
     if outcome.kind is OutcomeKind.COMMITTED:
         others = None
     elif outcome.kind is OutcomeKind.UNKNOWN:
-        others = unknown(outcome.txn, url)
+        others = unknown(outcome.txn, url) + (f" ({outcome.reason})" if outcome.reason else "")
     elif outcome.kind is OutcomeKind.REJECTED and atomic and rejected:
         others = ATOMIC_FAILED
     else:

@@ -5,7 +5,7 @@ as the client reads; the process ends with the answer, or when the client hangs 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http import HTTPStatus
 
 import structlog
@@ -76,6 +76,8 @@ async def _stream(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
         for task in (sending, watching):
             task.cancel()
         await asyncio.gather(sending, watching, return_exceptions=True)
+        if (close := getattr(answer, "aclose", None)) is not None:
+            await close()  # here, and not in a task that may have been cancelled before it began
 
 
 async def _send_all(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
@@ -90,9 +92,6 @@ async def _send_all(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
         # Cut short, so that the client knows: an answer that ended properly would look whole.
         log.warning("fetch cut short", reason=str(error))
         return
-    finally:
-        if isinstance(answer, AsyncGenerator):
-            await answer.aclose()
     if not exchange.started:
         await exchange.start(HTTPStatus.OK, RESULT)
     await exchange.end()

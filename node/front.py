@@ -4,7 +4,6 @@ No protocol here: the coordinator decides what becomes of a submission, ``node.r
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +30,7 @@ from node.ports import (
 from node.ports import Replica as ReplicaView
 from node.protocol.change import ChangeKind, RefUpdate, Request
 from node.protocol.events import Submitted
-from node.protocol.ids import Digest, NodeId, Oid, RefName, RepoId, TxnId
+from node.protocol.ids import NodeId, Oid, RefName, RepoId, TxnId
 from node.protocol.messages import HistoryEntry, Query, Status
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
@@ -59,7 +58,6 @@ class Front:
         reader: Reader,
         records: Records,
         staging: Staging,
-        pinned: Counter[Digest],
         state: Callable[[], NodeState],
     ) -> None:
         self._config = config
@@ -73,7 +71,6 @@ class Front:
         self._reader = reader
         self._records = records
         self._staging = staging
-        self._pinned = pinned
         self._state = state
         self._fetches = asyncio.Semaphore(config.fetches_max)
 
@@ -96,12 +93,16 @@ class Front:
     async def _alone(
         self, kind: ChangeKind, name: RepositoryName, actor: str, key: str | None, head: RefName | None
     ) -> Outcome:
-        if key is not None and (done := await self._done_before(kind, name, key)) is not None:
-            return done
-        request = Request(self.new_txn(), actor, self._config.me, self._clock.wall_ms(), head=head, key=key)
-        outcome = await self._submit(kind, name, request, False, 0)
-        if key is not None and outcome.kind is OutcomeKind.REJECTED:
-            return await self._done_before(kind, name, key) or outcome
+        txn = self.new_txn()
+        try:
+            if key is not None and (done := await self._done_before(kind, name, key)) is not None:
+                return done
+            request = Request(txn, actor, self._config.me, self._clock.wall_ms(), head=head, key=key)
+            outcome = await self._submit(kind, name, request, False, 0)
+            if key is not None and outcome.kind is OutcomeKind.REJECTED:
+                return await self._done_before(kind, name, key) or outcome
+        except NodeError as error:
+            return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
         return outcome
 
     async def _done_before(self, kind: ChangeKind, name: RepositoryName, key: str) -> Outcome | None:
@@ -137,7 +138,6 @@ class Front:
         progress: Callable[[str], None] = lambda line: None,
     ) -> Outcome:
         packs = quarantine.packs
-        self._pinned.update(pack.sha256 for pack in packs)
         try:
             await quarantine.promote()
             inline = {pack.sha256: pack for pack in quarantine.inline}
@@ -150,9 +150,6 @@ class Front:
             return await self._submit(ChangeKind.UPDATE, name, request, atomic, inline_bytes)
         except NodeError as error:
             return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
-        finally:
-            self._pinned.subtract(pack.sha256 for pack in packs)
-            self._pinned += Counter()
 
     async def _submit(
         self, kind: ChangeKind, name: RepositoryName, request: Request, atomic: bool, inline_bytes: int
@@ -232,17 +229,7 @@ class Front:
         except BaseException:
             self._fetches.release()
             raise
-        return self._released(stream)
-
-    async def _released(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in stream:
-                yield chunk
-        finally:
-            self._fetches.release()
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
+        return _Fetching(stream, self._fetches)
 
     async def size_bytes(self, name: RepositoryName) -> int:
         return await self._store.size_bytes(str(name))
@@ -252,3 +239,31 @@ class Front:
 
     def state(self) -> NodeState:
         return self._state()
+
+
+class _Fetching:
+    """One fetch under way; its turn is given back at its end, or by ``aclose``, even if nobody ever began to read it."""
+
+    def __init__(self, stream: AsyncIterator[bytes], turns: asyncio.Semaphore) -> None:
+        self._stream = stream
+        self._turns: asyncio.Semaphore | None = turns
+
+    def __aiter__(self) -> "_Fetching":
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._stream)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        turns, self._turns = self._turns, None
+        if turns is None:
+            return
+        try:
+            if (close := getattr(self._stream, "aclose", None)) is not None:
+                await close()
+        finally:
+            turns.release()

@@ -401,8 +401,9 @@ class ObjectStore(Protocol):
         """Where ``owner/name`` stands on disk."""
         ...
 
-    async def missing_packs(self, packs: Sequence[PackRef]) -> tuple[PackRef, ...]:
-        """Those of ``packs`` that are not staged here, in memory or on disk."""
+    async def missing(self, change: Change) -> tuple[PackRef, ...]:
+        """Packs of ``change`` that are neither staged here nor in the repository. Those that are here count as needed by
+        ``change`` from now on, until it is applied or discarded (O4)."""
         ...
 
     async def stage_inline(self, packs: Iterable[tuple[PackRef, InlinePack]]) -> None:
@@ -426,10 +427,6 @@ class ObjectStore(Protocol):
         """V6: objects first, then refs and HEAD; idempotent. ``packs`` are the small ones from the journal."""
         ...
 
-    async def place(self, name: str, packs: Sequence[PackRef], inline: Sequence[InlinePack]) -> None:
-        """Replay: bring these packs into repository ``name`` if they are not there, from stage or journal; idempotent."""
-        ...
-
     async def materialise(self, register: Register) -> None:
         """Make refs and HEAD on disk equal to ``register`` whatever they are now: replay at start."""
         ...
@@ -441,6 +438,10 @@ class ObjectStore(Protocol):
     async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
         """At start, under the data directory's lock: remove stale ``*.lock`` and ``tmp_*``, orphaned quarantines, staged
         packs that nothing names, and trash of deleted repositories. Returns how many of each."""
+        ...
+
+    async def close(self) -> None:
+        """End downloads, processes and threads; what is under way in a thread is finished."""
         ...
 
     async def open_pack(self, name: str, pack: PackRef, index: bool, offset: int) -> AsyncIterator[bytes] | None:

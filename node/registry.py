@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from itertools import islice
 
 from node.ports import Journal
 from node.protocol.ids import NodeId, RepoId
@@ -53,14 +54,15 @@ class Registry:
         replica = Replica(repository, self._edges, self._members, loaded)
         self._replicas[repository] = replica
         if len(self._replicas) > REPLICAS_MAX:
-            self._forget_one()
+            self._forget_idle(spare=replica)
         return replica
 
-    def _forget_one(self) -> None:
-        for repository, replica in self._replicas.items():
-            if not replica.busy:
-                del self._replicas[repository]
-                closing = asyncio.create_task(replica.close())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-                return
+    def _forget_idle(self, spare: Replica) -> None:
+        """Those used longest ago first; ``spare`` was just loaded, and whoever asked for it has not used it yet."""
+        surplus = len(self._replicas) - REPLICAS_MAX
+        idle = (known for known in self._replicas.items() if known[1] is not spare and not known[1].busy)
+        for repository, replica in list(islice(idle, surplus)):
+            del self._replicas[repository]
+            closing = asyncio.create_task(replica.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)

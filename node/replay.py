@@ -2,6 +2,10 @@
 
 The journal is the truth, the refs on disk are its materialised view. What was applied but not synced when the process ended is
 placed and materialised again; it is the same code whether that end was a SIGKILL or a power cut.
+
+A change whose objects are nowhere on this disk is no reason not to start: a node that crashed while it learned of a deleted
+past has such ones, and needs them as little as anybody. Its repository stays unapplied, so no strong read is served from it,
+until history that it catches up with takes it further.
 """
 
 import structlog
@@ -31,11 +35,18 @@ async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
 
 async def _replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:
     register = (await journal.load(repository, config.voters)).register
-    version = max(synced, register.floor)
+    # A deletion that is not synced is applied again too: what was created after it starts from nothing.
+    version = max(synced, register.floor - 1)
     while entries := await journal.history(repository, version, PAGE):
         for entry in entries:
-            inline = [await journal.inline_pack(pack) for pack in entry.change.packs]
-            await store.place(register.name, entry.change.packs, [pack for pack in inline if pack is not None])
+            found = [await journal.inline_pack(pack) for pack in entry.change.packs]
+            inline = {pack.sha256: pack for pack in found if pack is not None}
+            absent = [pack.name for pack in await store.missing(entry.change) if pack.sha256 not in inline]
+            if absent:
+                at = entry.change.position.version
+                log.error("objects are missing, not applied", repository=repository, version=at, packs=absent)
+                return
+            await store.apply(register, entry.change, register, list(inline.values()))
         version = entries[-1].change.position.version
     await store.materialise(register)
     if register.exists:

@@ -6,7 +6,7 @@ then applied to the disk in order (V6); whoever waits for a version waits for ``
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,7 @@ from node.config import Config
 from node.faults import FaultPoint, Faults
 from node.ports import (
     Clock,
+    DiskRefused,
     Entropy,
     Journal,
     Loaded,
@@ -34,7 +35,7 @@ from node.ports import (
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
 from node.protocol.catchup import HistoryRefused
 from node.protocol.certificate import Certificate, SignedVote, Statement, StatementKind
-from node.protocol.change import Change, PackRef
+from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.coordinator import Coordinator
 from node.protocol.effects import (
     Alarm,
@@ -66,7 +67,7 @@ from node.protocol.events import (
     Tick,
     Written,
 )
-from node.protocol.ids import Digest, NodeId, RepoId, TxnId
+from node.protocol.ids import Digest, NodeId, Position, RepoId, TxnId
 from node.protocol.messages import (
     Commit,
     HistoryEntry,
@@ -94,6 +95,16 @@ COMMIT_GRACE_S = 0.05
 SYNC_DELAY_S = 1.0
 """Applied changes are brought to stable storage at most this much later; until then the journal keeps their packs."""
 
+CATCH_UP_PAUSE_S_MAX = 5.0
+"""Between tries while nobody can give what a peer says there is. A replica that is behind never stops trying."""
+
+TOLD_MAX = 256
+"""Positions remembered as told by a peer while catching up to them."""
+
+APPLY_TRIES = 5
+APPLY_PAUSE_S = 0.2
+"""A disk that refuses to apply is asked again, after this long and each time twice as long, before the replica is set aside."""
+
 
 @dataclass(frozen=True, slots=True)
 class Edges:
@@ -113,8 +124,6 @@ class Edges:
     unreachable: Callable[[NodeId], None]
     question: Callable[["Replica"], Coroutine[Any, Any, list[Status]]]
     """R5: the answers of a majority about this repository, the own one included."""
-    pinned: Counter[Digest]
-    """Packs that a request under way still needs, whatever becomes of one change that carried them."""
     alarms: Callable[[RepoId, str], None]
 
 
@@ -125,7 +134,11 @@ class Replica:
         self.repository = repository
         self.register = loaded.register
         self.applied_register = loaded.register
+        self.applied = loaded.applied
+        """Version that the disk holds, objects and refs."""
         self.stopped = loaded.stopped
+        self.readers = 0
+        """Reads under way: they wait for this very object."""
         self._edges = edges
         self._members = members
         config = edges.config
@@ -154,11 +167,15 @@ class Replica:
         self._answers: dict[TxnId, asyncio.Future[Outcome]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._to_apply: deque[tuple[Register, Change, Register]] = deque()
         self._applying = False
         self._applied_changed = asyncio.Event()
         self._catching_up_to = 0
         self._catch_up_holders: tuple[NodeId, ...] = ()
+        self._told: set[Position] = set()
+        self._moot_to = 0
+        """Version of the last deletion that is known: packs of changes below it are gone everywhere, nobody needs them."""
         self._catching_up = False
         self._settling = False
         self._syncing = False
@@ -169,13 +186,9 @@ class Replica:
     # ------------------------------------------------------------ what a node asks of it
 
     @property
-    def applied(self) -> int:
-        return self.applied_register.position.version
-
-    @property
     def busy(self) -> bool:
-        """Whether forgetting this object would forget something."""
-        waiting = bool(self._requests or self._answers or self._tasks or self._to_apply)
+        """Whether forgetting this object would forget something; an alarm may not be in the journal yet."""
+        waiting = bool(self._requests or self._answers or self._tasks or self._to_apply or self.readers or self.stopped)
         return waiting or self.coordinator.busy or self.voter.record.in_doubt is not None
 
     @property
@@ -213,9 +226,14 @@ class Replica:
 
     async def submit(self, submitted: Submitted) -> Outcome:
         """A client's request; returns with its outcome, at the latest at its deadline and the time for an abort."""
+        txn = submitted.request.txn
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._answers[submitted.request.txn] = future
-        await self._edges.trace.begin(self.repository, submitted.kind, submitted.request)
+        self._answers[txn] = future
+        try:
+            await self._edges.trace.begin(self.repository, submitted.kind, submitted.request)
+        except BaseException:
+            del self._answers[txn]  # nothing was submitted
+            raise
         self._feed(self.coordinator, submitted)
         return await asyncio.shield(future)
 
@@ -224,10 +242,16 @@ class Replica:
         self._feed(self.voter, Suspected(nodes))
         self._feed(self.coordinator, Suspected(nodes))
 
-    def catch_up(self, version: int, holders: tuple[NodeId, ...]) -> None:
-        """Learn history up to ``version`` in the background; calls join."""
-        if version <= self.register.position.version:
+    def settle(self, version: int) -> None:
+        """R5: a reader saw, somewhere, a change accepted on this committed version that stays in doubt."""
+        self._feed(self.coordinator, SettleNow(version))
+
+    def catch_up(self, version: int, holders: tuple[NodeId, ...], told: Position | None = None) -> None:
+        """Learn history up to ``version`` in the background; calls join. ``told``: a verified message named it committed."""
+        if version <= self.register.position.version or self._closed:
             return
+        if told is not None and len(self._told) < TOLD_MAX:
+            self._told.add(told)
         self._catching_up_to = max(self._catching_up_to, version)
         self._catch_up_holders = tuple(dict.fromkeys((*holders, *self._catch_up_holders)))
         if not self._catching_up:
@@ -235,43 +259,60 @@ class Replica:
             self._spawn(self._catch_up())
 
     async def wait_applied(self, version: int, timeout_s: float) -> bool:
-        """Whether ``version`` is applied within ``timeout_s``."""
+        """Whether ``version`` is applied within ``timeout_s``; a replica that is set aside is not waited for."""
         if self.applied >= version:
             return True
         try:
             async with asyncio.timeout(timeout_s):
                 while self.applied < version:
+                    if self.stopped:
+                        return False
                     await self._applied_changed.wait()
         except TimeoutError:
             return False
         return True
 
     async def stage(self, packs: tuple[PackRef, ...], holders: tuple[NodeId, ...], inline: tuple[InlinePack, ...] = ()) -> str:
-        """Make these packs durable or held here; empty when all are, else why not."""
+        """Make these packs durable here, or hold them if they are small; empty when all are here, else why not."""
         edges = self._edges
         along = {pack.sha256: pack for pack in inline}
-        for pack in packs:
-            if pack.sha256 not in along and (kept := await edges.journal.inline_pack(pack)) is not None:
-                along[pack.sha256] = kept
         try:
+            for pack in packs:
+                if pack.sha256 not in along and (kept := await edges.journal.inline_pack(pack)) is not None:
+                    along[pack.sha256] = kept
             await edges.store.stage_inline([(pack, along[pack.sha256]) for pack in packs if pack.sha256 in along])
-            others = tuple(pack for pack in packs if pack.sha256 not in along)
             live = tuple(peer for peer in self._peers if peer not in edges.suspected())
+            others = tuple(pack for pack in packs if pack.sha256 not in along)
             await fetch_packs(edges, self.repository, others, tuple(dict.fromkeys((*holders, *live))))
-        except (PackRefused, StorageError, TransportError, CatchUpFailed) as error:
+        except NodeError as error:
             return str(error) or type(error).__name__
         return ""
 
+    async def stage_change(self, change: Change, holders: tuple[NodeId, ...], inline: tuple[InlinePack, ...] = ()) -> str:
+        """The same for all packs of ``change``; from then on the store knows that it needs them (O4)."""
+        known = {pack.sha256 for pack in inline}
+        along = tuple(pack for pack in change.packs if pack.sha256 in known)
+        missing = await self._edges.store.missing(change)
+        wanted = tuple(dict.fromkeys((*along, *missing)))
+        if wanted and (problem := await self.stage(wanted, holders, inline)):
+            return problem
+        missing = await self._edges.store.missing(change) if wanted else ()
+        return f"{missing[0].name} was staged and is gone" if missing else ""
+
     async def close(self) -> None:
-        """End every task and timer; clients that still wait are told what is known."""
+        """End every task and timer; clients that still wait are told what is known: that nothing is."""
+        self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for answer in self._answers.values():
-            answer.cancel()
+        for txn, answer in self._answers.items():
+            if not answer.done():
+                reason = "this node is stopping; the transaction is settled by the others, or when it is back"
+                voters, quorum = self.register.voters, self.register.voters.quorum(self._edges.config.quorum)
+                answer.set_result(Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=reason))
         for request in self._requests.values():
             request.cancel()
 
@@ -286,7 +327,18 @@ class Replica:
 
     def _feed(self, machine: Voter | Coordinator, event: Event) -> None:
         """One event into one machine, and its effects performed in order."""
-        for effect in machine.handle(event, self._edges.clock.now()):
+        if self._closed:
+            return
+        try:
+            effects = machine.handle(event, self._edges.clock.now())
+        except Exception as error:
+            # A machine that broke off half-way may not go on: what it would say next has no proof.
+            log.exception("machine failed", repository=self.repository, told=type(event).__name__)
+            if self.stopped:
+                raise
+            self._alarm(f"internal error, see this node's log: {error!r}", stop=True)
+            return
+        for effect in effects:
             self._perform(effect, machine)
 
     def _feed_both(self, event: Event) -> None:
@@ -306,12 +358,12 @@ class Replica:
                 self._reply(number, message)
             case StageObjects(change, holders, packs):
                 self._spawn(self._stage(change, holders, packs))
-            case CatchUp(version, holders):
-                self.catch_up(version, holders)
+            case CatchUp(version, holders, told):
+                self.catch_up(version, holders, told)
             case Witness(certificate):
                 self._spawn(self._witness(certificate))
             case Discard(change):
-                self._spawn(self._discard(change))
+                self._spawn(self._edges.store.discard(change))
             case Undone(change, reason):
                 self._spawn(self._edges.trace.settle(change, OutcomeKind.ABORTED, reason))
             case Answer(submitted, outcome):
@@ -350,15 +402,24 @@ class Replica:
         """One conditional write; its result is told to both machines, a commit before everything else."""
         edges = self._edges
         packs: tuple[InlinePack, ...] = ()
-        if isinstance(op, AcceptOp) and op.change is not None:
-            packs = edges.store.inline(op.change.packs)
         try:
+            if isinstance(op, AcceptOp) and op.change is not None and op.change.packs:
+                if missing := await edges.store.missing(op.change):
+                    raise DiskRefused(f"objects are missing: {missing[0].name}")
+                packs = edges.store.inline(op.change.packs)
             verdict, record = await edges.journal.write(
                 op, members=self._members, at_ms=edges.clock.wall_ms(), certificate=certificate, packs=packs
             )
         except StorageError as error:
+            # Nothing was promised, as far as this node will ever say: both machines take it for a refusal.
             log.error("journal refused a write", repository=self.repository, op=type(op).__name__, error=str(error))
+            self._feed_both(Written(op, WriteVerdict.REFUSED, self.voter.record))
             return
+        except Exception as error:
+            # Whether it is written is not known, and the machines wait for a word: the worst one is the true one.
+            self._alarm(f"internal error while the journal was written: {error!r}", stop=True)
+            self._feed_both(Written(op, WriteVerdict.REFUSED, self.voter.record))
+            raise
         if isinstance(op, AcceptOp) and verdict is WriteVerdict.DONE:
             edges.faults.hit(FaultPoint.AFTER_ACCEPT)
         if isinstance(op, CommitOp) and verdict is WriteVerdict.DONE:
@@ -464,12 +525,23 @@ class Replica:
     async def _reply_promise(self, number: int, message: Promise, change: Change) -> None:
         """V1: say where the accepted change's objects are; small packs ride along."""
         edges = self._edges
+        try:
+            packs = await self._small_packs(change)
+            missing = [pack for pack in await edges.store.missing(change) if pack.sha256 not in packs]
+        except NodeError as error:
+            log.error("objects of a promise", repository=self.repository, error=str(error))
+            self._resolve(number, message)  # promised all the same; somebody else may have the objects
+            return
+        self._resolve(number, replace(message, staged=not missing, packs=tuple(packs.values())))
+
+    async def _small_packs(self, change: Change) -> dict[Digest, InlinePack]:
+        """Those that are held in memory or in the journal."""
+        edges = self._edges
         packs = {pack.sha256: pack for pack in edges.store.inline(change.packs)}
         for pack in change.packs:
             if pack.sha256 not in packs and (kept := await edges.journal.inline_pack(pack)) is not None:
                 packs[pack.sha256] = kept
-        missing = [pack for pack in await edges.store.missing_packs(change.packs) if pack.sha256 not in packs]
-        self._resolve(number, replace(message, staged=not missing, packs=tuple(packs.values())))
+        return packs
 
     def _resolve(self, number: int, message: TransportReply) -> None:
         future = self._requests.get(number)
@@ -484,59 +556,85 @@ class Replica:
     async def _stage(self, change: Change, holders: tuple[NodeId, ...], packs: tuple[InlinePack, ...]) -> None:
         digest = change.position.digest
         lock = self._staging.setdefault(digest, asyncio.Lock())
-        async with lock:
-            problem = await self.stage(change.packs, holders, packs)
-        self._staging.pop(digest, None)
-        self._feed_both(ObjectsStaged(digest, problem))
-
-    async def _discard(self, change: Change) -> None:
-        if not any(self._edges.pinned[pack.sha256] for pack in change.packs):
-            await self._edges.store.discard(change)
+        problem = "staging broke off"
+        try:
+            async with lock:
+                problem = await self.stage_change(change, holders, packs)
+        except NodeError as error:
+            problem = str(error) or type(error).__name__
+        finally:
+            self._staging.pop(digest, None)
+            self._feed_both(ObjectsStaged(digest, problem))  # whatever happened: both machines wait for this word
 
     async def _apply(self) -> None:
-        """V6, in order, one at a time. A disk that refuses sets the replica aside: the journal stays the truth."""
-        edges = self._edges
+        """V6, in order, one at a time. A disk that refuses is asked again, then the replica is set aside until the node starts
+        again and replays: the journal stays the truth, and nothing but the disk is wrong."""
+        tries = 0
         try:
-            while self._to_apply:
-                before, change, after = self._to_apply[0]
-                packs = {pack.sha256: pack for pack in edges.store.inline(change.packs)}
-                for pack in change.packs:
-                    if pack.sha256 not in packs and (kept := await edges.journal.inline_pack(pack)) is not None:
-                        packs[pack.sha256] = kept
-                await edges.store.apply(before, change, after, tuple(packs.values()))
-                self._to_apply.popleft()
-                self.applied_register = after
-                edges.trace.mark("apply", change.txns)
-                changed, self._applied_changed = self._applied_changed, asyncio.Event()
-                changed.set()
-                await edges.journal.mark_applied(self.repository, after.position.version)
-        except (NodeError, OSError) as error:
-            self._alarm(f"version {self._to_apply[0][2].position.version} cannot be applied: {error}", stop=True)
-            return
+            while self._to_apply and tries < APPLY_TRIES:
+                try:
+                    await self._apply_one(*self._to_apply[0])
+                    tries = 0
+                except (NodeError, OSError) as error:
+                    tries += 1
+                    await self._apply_failed(error, tries)
         finally:
             self._applying = False
         if not self._syncing:
             self._syncing = True
             self._spawn(self._sync())
 
+    async def _apply_failed(self, error: Exception, tries: int) -> None:
+        version = self._to_apply[0][2].position.version
+        log.error("cannot be applied", repository=self.repository, version=version, tries=tries, error=str(error))
+        if tries < APPLY_TRIES:
+            await asyncio.sleep(APPLY_PAUSE_S * 2 ** (tries - 1))
+        else:
+            self._alarm(f"version {version} cannot be applied: {error}", stop=True, until_restart=True)
+
+    async def _apply_one(self, before: Register, change: Change, after: Register) -> None:
+        edges = self._edges
+        if change.kind is not ChangeKind.UPDATE or after.position.version > self._moot_to:
+            packs = await self._small_packs(change)
+            await edges.store.apply(before, change, after, tuple(packs.values()))
+        self._to_apply.popleft()
+        self.applied_register, self.applied = after, after.position.version
+        edges.trace.mark("apply", change.txns)
+        self._wake_waiters()
+        try:
+            await edges.journal.mark_applied(self.repository, after.position.version)
+        except StorageError as error:
+            log.warning("not noted as applied", repository=self.repository, error=str(error))  # replayed at the next start
+
+    def _wake_waiters(self) -> None:
+        changed, self._applied_changed = self._applied_changed, asyncio.Event()
+        changed.set()
+
     async def _sync(self) -> None:
         """Bring what is applied to stable storage, then let the journal drop its copies of small packs."""
-        await asyncio.sleep(SYNC_DELAY_S)
-        self._syncing = False
-        version, name = self.applied, self.applied_register.name
-        try:
-            if self.applied_register.exists:
-                await self._edges.store.sync(name)
-            await self._edges.journal.mark_synced(self.repository, version)
-        except (NodeError, OSError) as error:
-            log.error("sync failed", repository=self.repository, error=str(error))
+        pause_s = SYNC_DELAY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            version, name = self.applied, self.applied_register.name
+            try:
+                if self.applied_register.exists:
+                    await self._edges.store.sync(name)
+                await self._edges.journal.mark_synced(self.repository, version)
+            except (NodeError, OSError) as error:
+                log.error("sync failed", repository=self.repository, error=str(error))
+                pause_s = min(pause_s * 2, 60.0)
+                continue
+            if self.applied == version:
+                self._syncing = False
+                return
 
     # ------------------------------------------------------------ clients
 
     async def _answer(self, submitted: TxnId, outcome: Outcome) -> None:
-        """A committed change is applied here before its client hears of it; the trace is told of every answer."""
+        """A committed change is applied here before its client hears of it, or as good as: a disk that hesitates does not
+        make a decision wait. The trace is told of every answer."""
         if outcome.kind is OutcomeKind.COMMITTED and outcome.position is not None:
-            await self.wait_applied(outcome.position.version, self._edges.config.prepare_timeout_s)
+            await self.wait_applied(outcome.position.version, self._edges.config.abort_timeout_s)
         future = self._answers.pop(submitted, None)
         if future is not None and not future.done():
             future.set_result(outcome)
@@ -555,7 +653,7 @@ class Replica:
             answers = await self._edges.question(self)
             highest = max(answers, key=lambda status: status.committed.version, default=None)
             if highest is not None and highest.committed.version > self.register.position.version:
-                self.catch_up(highest.committed.version, ())
+                self.catch_up(highest.committed.version, (), highest.committed)
                 await self.wait_applied(highest.committed.version, self._edges.config.prepare_timeout_s)
             if self.in_doubt:
                 log.info("settling a doubt", repository=self.repository, accepted=str(self.voter.record.accepted_ballot))
@@ -566,37 +664,50 @@ class Replica:
             self._settling = False
 
     async def _catch_up(self) -> None:
-        """R2: objects first, then history, from whoever has it; ends when the target is reached or nobody helps."""
-        edges = self._edges
+        """R2: objects first, then history, from whoever has it; goes on until the target is reached."""
         try:
             await asyncio.sleep(COMMIT_GRACE_S if self._catching_up_to == self.register.position.version + 1 else 0)
             failures = 0
-            while self.register.position.version < self._catching_up_to and failures < 5:
-                live = [peer for peer in self._peers if peer not in edges.suspected()]
-                holders = tuple(dict.fromkeys((*self._catch_up_holders, *live)))
-                try:
-                    await fetch_history(edges, self.repository, self.register, holders, self.stage, self.learn)
-                    failures = 0
-                except HistoryRefused as error:
-                    self._alarm(str(error), stop=error.divergent)
-                    failures += 1
-                except (CatchUpFailed, TransportError, StorageError) as error:
-                    log.info("catch-up goes on elsewhere", repository=self.repository, error=str(error))
-                    failures += 1
-                    await asyncio.sleep(0.2 * failures)
+            while self.register.position.version < self._catching_up_to and not self.stopped:
+                here = self.register.position.version
+                await self._catch_up_once()
+                failures = 0 if self.register.position.version > here else failures + 1
+                if failures:
+                    await asyncio.sleep(min(0.2 * failures, CATCH_UP_PAUSE_S_MAX))
         finally:
             self._catching_up = False
             self._catch_up_holders = ()
+            self._told.clear()
+
+    async def _catch_up_once(self) -> None:
+        edges = self._edges
+        live = [peer for peer in self._peers if peer not in edges.suspected()]
+        holders = tuple(dict.fromkeys((*self._catch_up_holders, *live)))
+        try:
+            await fetch_history(edges, self.repository, self.register, holders, self._told, self._stage_learned, self.learn)
+        except HistoryRefused as error:
+            self._alarm(str(error), stop=error.divergent)
+        except (CatchUpFailed, TransportError, StorageError, PackRefused) as error:
+            log.info("catch-up goes on elsewhere", repository=self.repository, error=str(error))
+
+    async def _stage_learned(self, change: Change, holders: tuple[NodeId, ...], floor: int) -> str:
+        """Objects come before history, but for what a later deletion has made moot."""
+        self._moot_to = max(self._moot_to, floor)
+        if change.position.version <= floor:
+            return ""
+        return await self.stage_change(change, holders)
 
     async def learn(self, change: Change, certificate: Certificate | None) -> None:
         """R2: one proved change whose objects are here. Raises ``StorageError``."""
         if change.base == self.register.position:
             await self._write(CommitOp(self.repository, change), certificate)
 
-    def _alarm(self, reason: str, *, stop: bool) -> None:
+    def _alarm(self, reason: str, *, stop: bool, until_restart: bool = False) -> None:
         log.error("alarm", repository=self.repository, reason=reason, stops_voting=stop)
         self._edges.alarms(self.repository, reason)
         if stop and not self.stopped:
             self.stopped = reason
             self._feed_both(SetAside(reason))
-            self._spawn(self._edges.journal.stop_voting(self.repository, reason))
+            self._wake_waiters()
+            if not until_restart:
+                self._spawn(self._edges.journal.stop_voting(self.repository, reason))

@@ -5,8 +5,9 @@ by ``node.serving``, the API by ``node.front``.
 """
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
 from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, Transport
-from node.protocol.ids import Digest, NodeId, RepoId
+from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.reading import Reader
 from node.records import Records
@@ -68,9 +69,15 @@ class Runtime:
             on_change=self._on_suspicion,
             on_pong=self._on_pong,
         )
-        reader = Reader(config.me, peers, clock, lambda: self._liveness.unanswering, config.read_timeout_s)
+        reader = Reader(
+            config.me,
+            peers,
+            clock,
+            lambda: self._liveness.unanswering,
+            timeout_s=config.read_timeout_s,
+            doubt_s=config.prepare_timeout_s,
+        )
         trace = Trace(journal, clock)
-        pinned: Counter[Digest] = Counter()
         edges = Edges(
             config,
             clock,
@@ -85,13 +92,12 @@ class Runtime:
             lambda: self._suspected,
             self._liveness.doubt,
             reader.question,
-            pinned,
             self._on_alarm,
         )
         self._registry = Registry(edges, journal, config.voters)
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
-        staging = Staging(config, clock, peers, self._liveness)
+        staging = Staging(config, clock, peers, lambda: self._suspected)
         self.serving = Serving(config, clock, journal, store, transport, self._registry, records, staging)
         self.service = Front(
             config,
@@ -105,7 +111,6 @@ class Runtime:
             reader=reader,
             records=records,
             staging=staging,
-            pinned=pinned,
             state=self.state,
         )
 
@@ -122,15 +127,21 @@ class Runtime:
         log.info("node started", node=identity.node, transport=self._transport.name, journal=identity.journal)
 
     async def stop(self) -> None:
-        """Stop taking requests, end every task, close the journal last."""
+        """Stop taking requests, end every task, close the journal last, whatever fails on the way there."""
         self._ready = False
-        await self._transport.stop()
-        for task in list(self._tasks):
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._journal.close)
+            stack.push_async_callback(self._store.close)
+            stack.push_async_callback(self._peers.stop)
+            stack.push_async_callback(self._registry.close)
+            stack.push_async_callback(self._end_tasks)
+            await self._transport.stop()
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._registry.close()
-        await self._peers.stop()
-        await self._journal.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity

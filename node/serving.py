@@ -110,9 +110,13 @@ class Serving:
 
     async def _watched(self, stream: AsyncIterator[bytes], sender: NodeId, sha256: str) -> AsyncIterator[bytes]:
         """O3: a transfer that moves is progress of the push that waits for it."""
-        async for chunk in stream:
-            self._staging.moved(sender, sha256)
-            yield chunk
+        try:
+            async for chunk in stream:
+                self._staging.moved(sender, sha256)
+                yield chunk
+        finally:
+            if (close := getattr(stream, "aclose", None)) is not None:
+                await close()
 
     async def _history_page(self, repository: RepoId, since: int, limit: int) -> HistoryPage:
         replica = await self._registry.get(repository)

@@ -10,15 +10,21 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from node.ports import Peers, TransportError
+import structlog
+
+from node.ports import NodeError, Peers
 from node.protocol.ids import NodeId, RepoId
-from node.protocol.messages import Pong, Summaries, SummaryPage
+from node.protocol.messages import Pong, Summaries, Summary, SummaryPage
 from node.replica import Replica
 
 GRACE_S = 0.3
 """Commits are normally delivered within milliseconds; summaries are for what was not."""
 
 ASK_TIMEOUT_S = 5.0
+PAGE_TIMEOUT_S = 30.0
+"""How long the repositories of one page are waited for, so that not all of a long absence is fetched at once."""
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -58,10 +64,15 @@ class Follower:
                 page = await self._peers.ask(peer, Summaries(seen.sequence), timeout_s=ASK_TIMEOUT_S)
                 if not isinstance(page, SummaryPage) or page.journal != seen.journal or page.sequence <= seen.sequence:
                     return
-                for summary in page.summaries:
-                    (await self._replica(summary.repository)).catch_up(summary.position.version, (peer,))
+                await asyncio.gather(*(self._catch_up(peer, summary) for summary in page.summaries))
                 seen.sequence = page.sequence
-        except TransportError:
-            return  # asked again at the next heartbeat, from the same place
+        except NodeError as error:
+            log.debug("asked again at the next heartbeat, from the same place", peer=peer, error=str(error))
         finally:
             seen.following = False
+
+    async def _catch_up(self, peer: NodeId, summary: Summary) -> None:
+        """Returns when it is done, or goes on by itself: a node that was away long fetches a page of repositories at a time."""
+        replica = await self._replica(summary.repository)
+        replica.catch_up(summary.position.version, (peer,), summary.position)
+        await replica.wait_applied(summary.position.version, PAGE_TIMEOUT_S)

@@ -30,11 +30,16 @@ class Trace:
 
     async def begin(self, repository: RepoId, kind: ChangeKind, request: Request) -> None:
         """A client's request is about to be submitted."""
-        record = TransactionRecord(request.txn, repository, kind.value, request.node, request.actor, request.at_ms)
+        record = _record(repository, kind, request)
         if len(self._running) < RUNNING_MAX:
             self._running[request.txn] = record
             self._marked_at[request.txn] = self._clock.now()
-        await self._journal.keep_transaction(record)
+        try:
+            await self._journal.keep_transaction(record)
+        except BaseException:
+            self._running.pop(request.txn, None)
+            self._marked_at.pop(request.txn, None)
+            raise
 
     def mark(self, phase: str, txns: Iterable[TxnId]) -> None:
         """``phase`` of these transactions ends now."""
@@ -64,8 +69,8 @@ class Trace:
             quorum=outcome.quorum,
             votes=outcome.votes,
             rejections=outcome.rejections,
-            settled_at_ms=self._clock.wall_ms() if was_unknown and outcome.settled else None,
-            settled_by="its coordinator" if was_unknown and outcome.settled else "",
+            settled_at_ms=self._clock.wall_ms() if was_unknown and outcome.settled else record.settled_at_ms,
+            settled_by="its coordinator" if was_unknown and outcome.settled else record.settled_by,
         )
         if outcome.txn != submitted:
             await self._journal.keep_transaction(replace(record, txn=outcome.txn, retry_of=submitted))
@@ -73,27 +78,53 @@ class Trace:
         await self._journal.keep_transaction(record)
 
     async def settle(self, change: Change, kind: OutcomeKind, by: str, entry: HistoryEntry | None = None) -> None:
-        """History, or a settled doubt, tells what became of transactions that nobody here waits for any more."""
+        """History, or a settled doubt, tells what became of transactions that nobody here waits for any more.
+
+        A certain abort is noted for strangers' transactions too: it is in no history, and the node that took the request may
+        be gone, or may never hear of it.
+        """
         for request in change.requests:
-            record = await self._journal.transaction(request.txn)
-            if record is None or request.txn in self._running or record.outcome not in (None, OutcomeKind.UNKNOWN):
+            submitted = first_try(request.txn)
+            if submitted in self._running:
                 continue
-            position = change.position if kind is OutcomeKind.COMMITTED else None
-            certificate = entry.certificate if entry else None
-            votes = record.votes
-            if certificate is not None:
-                votes = tuple(VoterReport(vote.node, "yes") for vote in certificate.votes)
-            await self._journal.keep_transaction(
-                replace(
-                    record,
-                    outcome=kind,
-                    position=position,
-                    votes=votes,
-                    ballot=str(certificate.ballot) if certificate else record.ballot,
-                    settled_at_ms=self._clock.wall_ms(),
-                    settled_by=by,
-                )
-            )
+            first = await self._journal.transaction(submitted)
+            record = first if submitted == request.txn else await self._journal.transaction(request.txn)
+            if record is None and first is not None:
+                record = replace(first, txn=request.txn, retry_of=submitted, outcome=None)
+            if record is None and kind is OutcomeKind.ABORTED:
+                record = _record(change.repository, change.kind, request)
+            if record is None or certain(record):
+                continue
+            told = self._told(record, change, kind, by, entry)
+            await self._journal.keep_transaction(told)
+            if submitted != request.txn and first is not None and not certain(first):
+                reason = f"{kind.value}; tried again as {request.txn}"
+                await self._journal.keep_transaction(replace(told, txn=submitted, retry_of=None, reason=reason))
+
+    def _told(
+        self, record: TransactionRecord, change: Change, kind: OutcomeKind, by: str, entry: HistoryEntry | None
+    ) -> TransactionRecord:
+        certificate = entry.certificate if entry else None
+        votes = tuple(VoterReport(vote.node, "yes") for vote in certificate.votes) if certificate else record.votes
+        return replace(
+            record,
+            outcome=kind,
+            position=change.position if kind is OutcomeKind.COMMITTED else None,
+            votes=votes,
+            quorum=certificate.quorum if certificate else record.quorum,
+            ballot=str(certificate.ballot) if certificate else record.ballot,
+            settled_at_ms=self._clock.wall_ms(),
+            settled_by=by,
+        )
+
+
+def certain(record: TransactionRecord) -> bool:
+    """Whether its outcome will never be another."""
+    return record.outcome not in (None, OutcomeKind.UNKNOWN)
+
+
+def _record(repository: RepoId, kind: ChangeKind, request: Request) -> TransactionRecord:
+    return TransactionRecord(request.txn, repository, kind.value, request.node, request.actor, request.at_ms)
 
 
 def first_try(txn: TxnId) -> TxnId:

@@ -11,6 +11,7 @@ Nothing here decides anything: what is committed is known to the journal only. A
 
 import os
 import shutil
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -32,6 +33,7 @@ from node.storage.upload import safe_protocol, upload_pack
 
 READ_BYTES = 256 * 1024
 THREADS_SPARE = 8
+FREE_S = 1.0
 
 
 class DiskObjects:
@@ -40,6 +42,7 @@ class DiskObjects:
     def __init__(self, data_dir: Path, limits: GitLimits) -> None:
         self._data_dir = data_dir.resolve()
         self._limits = limits
+        self._free, self._free_at = 0, -FREE_S
         for folder in (QUARANTINE, STAGE, TRASH):
             (self._data_dir / folder).mkdir(parents=True, exist_ok=True)
         Indexer.make_home(self._data_dir / HOME)
@@ -61,8 +64,13 @@ class DiskObjects:
     async def missing(self, change: Change) -> tuple[PackRef, ...]:
         """Packs that are here from now on count as needed by ``change``, until it is applied or discarded."""
         large = [pack for pack in change.packs if self._stage.small.get(pack.sha256) is None]
-        absent = await self._threads.run(self._absent, change, large) if large else ()
-        self._stage.hold(change, (pack for pack in change.packs if pack not in absent))
+        # Held before it is looked for: what is seen to be here must not be condemned before this returns.
+        self._stage.hold(change, change.packs)
+        absent: tuple[PackRef, ...] = change.packs
+        try:
+            absent = await self._threads.run(self._absent, change, large) if large else ()
+        finally:
+            self._stage.let_go(change, absent)
         return absent
 
     def _absent(self, change: Change, packs: Sequence[PackRef]) -> tuple[PackRef, ...]:
@@ -112,7 +120,11 @@ class DiskObjects:
         return await self._threads.run(self._repositories.size_bytes, name)
 
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self._data_dir).free
+        """As it was within the last second: every prepare asks, and a disk may take its time to answer."""
+        now = time.monotonic()
+        if now - self._free_at > FREE_S:
+            self._free, self._free_at = shutil.disk_usage(self._data_dir).free, now
+        return self._free
 
     def _spare_bytes(self) -> int:
         return self.free_bytes() - self._limits.free_bytes_min
@@ -124,6 +136,8 @@ class DiskObjects:
         if held is not None:
             return _memory((held.index if index else held.pack)[offset:])
         file = await self._threads.run(self._open, name, pack, index, offset)
+        if file is not None:
+            self._stage.asked(pack.sha256)
         return None if file is None else _Reading(file, self._threads)
 
     def _open(self, name: str, pack: PackRef, index: bool, offset: int) -> IO[bytes] | None:

@@ -6,8 +6,10 @@ verified and fsynced before they carry these names; ``.part`` files are download
 
 Who still needs a pack? Two changes may name the same one (a retry under a new id, the same push into two repositories),
 so a change that looks for its packs (``missing``) is noted as their holder, and is struck out when it is applied or
-discarded. A pack without holders is condemned, and removed by later work once ``CONDEMNED_S`` have gone by: a change that
-is just being formed again finds it. What is left over at a crash is swept at start, except what the journal names.
+discarded. A pack without holders is condemned, and removed once ``CONDEMNED_S`` have gone by: a change that is just being
+formed again finds it. A large pack that no change has ever named waits longer (``UNCLAIMED_S``): its push is still being
+received, or staged elsewhere; but if it was refused, or its client went away, nobody will ever say so, and this is its end on
+every node that has it. What is left over at a crash is swept at start, except what the journal names.
 
 Dictionaries belong to the loop; files are touched in worker threads.
 """
@@ -34,6 +36,8 @@ PENDING_S = 120.0
 """A small pack unclaimed for this long is in the journal, or was never wanted: it may make room for others."""
 
 CONDEMNED_S = 60.0
+UNCLAIMED_S = 2 * 3600.0
+"""Twice as long as a peer may take to fetch one (``node.staging``); counted from when it was last asked for."""
 WRITE_BYTES = 1024**2
 """Downloads are written in pieces of this size: one hop to a thread each."""
 
@@ -108,6 +112,10 @@ class Stage:
         self._downloads: dict[Digest, tuple[asyncio.Task[None], list[None]]] = {}
         self._holders: dict[Digest, set[str]] = {}
         self._condemned: dict[Digest, float] = {}
+        """When it goes, unless somebody asks for it before."""
+        self._dying: set[Digest] = set()
+        """Being removed at this moment: not here any more, whatever the disk says."""
+        self._reaper: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------ who needs what
 
@@ -117,9 +125,21 @@ class Stage:
             self._holders.setdefault(pack.sha256, set()).add(change.position.digest)
             self._condemned.pop(pack.sha256, None)
 
+    def let_go(self, change: Change, packs: Iterable[PackRef]) -> None:
+        """They are not here: ``change`` cannot count on them."""
+        for pack in packs:
+            self._strike(change, pack.sha256)
+
     def keep(self, sha256: Digest) -> None:
-        """Not condemned, for now: somebody brought it or asked for it."""
-        self._condemned.pop(sha256, None)
+        """Somebody brought it or asked for it; if no change ever names it, it goes."""
+        if not self._holders.get(sha256):
+            self._condemned[sha256] = time.monotonic() + UNCLAIMED_S
+            self._schedule()
+
+    def asked(self, sha256: Digest) -> None:
+        """A peer fetches it: its push goes on."""
+        if sha256 in self._condemned:
+            self.keep(sha256)
 
     def keep_always(self, sha256s: Iterable[str]) -> None:
         """Until the next start: the journal names these, and which change it was is not known here."""
@@ -128,19 +148,48 @@ class Stage:
 
     async def release(self, change: Change) -> None:
         """``change`` is applied, or can never be."""
-        now = time.monotonic()
+        at = time.monotonic() + CONDEMNED_S
         for pack in change.packs:
-            holders = self._holders.get(pack.sha256, set())
-            holders.discard(change.position.digest)
-            if not holders:
-                self._holders.pop(pack.sha256, None)
-                self._condemned.setdefault(pack.sha256, now)
+            if self._strike(change, pack.sha256):
+                self._condemned[pack.sha256] = min(at, self._condemned.get(pack.sha256, at))
                 self.small.release(pack.sha256)
-        due = [sha256 for sha256, since in self._condemned.items() if since + CONDEMNED_S < now]
+        if due := self._due():
+            try:
+                await self._threads.run(self._unlink, due)
+            finally:
+                self._dying.difference_update(due)
+        self._schedule()
+
+    def _strike(self, change: Change, sha256: Digest) -> bool:
+        """Whether nobody needs it any more."""
+        holders = self._holders.get(sha256, set())
+        holders.discard(change.position.digest)
+        if not holders:
+            self._holders.pop(sha256, None)
+        return not holders
+
+    def _due(self) -> list[Digest]:
+        """Those whose time has come; from now on they are not here."""
+        now = time.monotonic()
+        due = [sha256 for sha256, at in self._condemned.items() if at < now]
         for sha256 in due:
             del self._condemned[sha256]
-        if due:
-            await self._threads.run(self._unlink, due)
+        self._dying.update(due)
+        return due
+
+    def _schedule(self) -> None:
+        """An idle node removes what is condemned too."""
+        if self._condemned and self._reaper is None:
+            delay_s = max(min(self._condemned.values()) - time.monotonic(), 1.0)
+            self._reaper = asyncio.get_running_loop().call_later(delay_s, self._reap)
+
+    def _reap(self) -> None:
+        self._reaper = None
+        if due := self._due():
+            loop = asyncio.get_running_loop()
+            removing = self._threads.submit(self._unlink, due)
+            removing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._dying.difference_update, due))
+        self._schedule()
 
     def _unlink(self, sha256s: Iterable[str]) -> None:
         for sha256 in sha256s:
@@ -155,7 +204,7 @@ class Stage:
             await self._threads.run(_verify_all, packs)
         self.small.add(inline for _, inline in packs)
         for pack, _ in packs:
-            self.keep(pack.sha256)
+            self._condemned.pop(pack.sha256, None)
 
     # ------------------------------------------------------------ large ones
 
@@ -164,7 +213,7 @@ class Stage:
         return self.folder / pack.sha256
 
     def has(self, pack: PackRef) -> bool:
-        return holds(self.base(pack), pack)
+        return pack.sha256 not in self._dying and holds(self.base(pack), pack)
 
     def adopt(self, folder: Path, pack: PackRef) -> None:
         """Take pack and index out of a quarantine, durably; in a thread."""
@@ -177,6 +226,8 @@ class Stage:
 
     async def fetch(self, pack: PackRef, read: Read) -> None:
         """Download what is not here. Callers that want the same pack share one download; it ends with its last caller."""
+        while pack.sha256 in self._dying:  # noqa: ASYNC110  (as long as one unlink)
+            await asyncio.sleep(0.01)
         if await self._threads.run(self.has, pack):
             self.keep(pack.sha256)
             return
@@ -249,6 +300,8 @@ class Stage:
 
     async def close(self) -> None:
         """End the downloads; their parts stay for the next start, if the journal still names them."""
+        if self._reaper is not None:
+            self._reaper.cancel()
         tasks = [task for task, _ in self._downloads.values()]
         for task in tasks:
             task.cancel()

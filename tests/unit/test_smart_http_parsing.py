@@ -181,6 +181,11 @@ OTHER = RefName("refs/heads/other")
             Outcome(OutcomeKind.UNKNOWN, TxnId("t1")),
             "outcome unknown, transaction t1; it is being settled, see http://node-1:3001/transactions/t1",
         ),
+        (
+            Outcome(OutcomeKind.UNKNOWN, TxnId("t1"), reason="quorum not reached (1/2): node-2 no answer"),
+            "outcome unknown, transaction t1; it is being settled, see http://node-1:3001/transactions/t1 "
+            "(quorum not reached (1/2): node-2 no answer)",
+        ),
         (Outcome(OutcomeKind.REJECTED, TxnId("t1"), rejections=((REF, "fetch first"),)), "fetch first"),
         (Outcome(OutcomeKind.REJECTED, TxnId("t1"), reason="repository does not exist"), "repository does not exist"),
     ],
