@@ -1,24 +1,37 @@
-"""Fetching what a peer has and this node lacks: packs by claim check (O1), history pages for catch-up (R2).
+"""Catch-up (R2): history that peers have and this node lacks, a page at a time, objects first.
 
-Bytes are trusted by checksum, history by its chain and certificates (``protocol.catchup``). Any holder will do; a transfer
-that fails resumes from another.
+History is trusted by its chain and certificates (``protocol.catchup``). Any holder will do.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any
 
-from node.ports import NodeError, PackRefused, TransportError
+import structlog
+
+from node.applying import Applier
+from node.edges import Edges
+from node.packs import Packs
+from node.ports import NodeError, PackRefused, StorageError, TransportError
 from node.protocol.catchup import HistoryRefused, steps
 from node.protocol.certificate import Certificate
-from node.protocol.change import Change, PackRef
+from node.protocol.change import Change
 from node.protocol.ids import NodeId, Position, RepoId
-from node.protocol.messages import Fetch, History, HistoryPage
+from node.protocol.messages import History, HistoryPage
 from node.protocol.register import Register
 
-if TYPE_CHECKING:
-    from node.replica import Edges
+log = structlog.get_logger()
 
 HISTORY_PAGE = 64
+
+COMMIT_GRACE_S = 0.05
+"""How long a commit that is probably on its way is waited for before history is fetched."""
+
+CATCH_UP_PAUSE_S_MAX = 5.0
+"""Between tries while nobody can give what a peer says there is. A replica that is behind never stops trying."""
+
+TOLD_MAX = 256
+"""Positions remembered as told by a peer while catching up to them."""
 
 Stage = Callable[[Change, tuple[NodeId, ...], int], Awaitable[str]]
 """(change, who has its packs, version of the last deletion): empty, or why its objects are not here."""
@@ -29,36 +42,89 @@ class CatchUpFailed(NodeError):
     """No holder in reach could give what was asked for."""
 
 
-async def fetch_packs(edges: "Edges", repository: RepoId, packs: tuple[PackRef, ...], holders: tuple[NodeId, ...]) -> None:
-    """Stage ``packs``; those that are staged already cost nothing.
+class CatchingUp:
+    """One repository's catch-up: at most one under way; calls join it."""
 
-    Raises:
-        CatchUpFailed: if no holder has one of them.
-        PackRefused, StorageError: if what came is wrong, or cannot be stored.
-    """
-    for pack in packs:
-        await _fetch_pack(edges, repository, pack, tuple(node for node in holders if node != edges.config.me))
+    def __init__(
+        self,
+        edges: Edges,
+        repository: RepoId,
+        packs: Packs,
+        applier: Applier,
+        *,
+        here: Callable[[], Register],
+        peers: Callable[[], list[NodeId]],
+        stopped: Callable[[], bool],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        learn: Learn,
+        alarm: Callable[[str, bool], None],
+    ) -> None:
+        """``here`` is the committed value, ``learn`` commits one proved change whose objects are here, ``alarm`` gets a
+        reason, and whether it is one to stop voting for."""
+        self._edges = edges
+        self._repository = repository
+        self._packs = packs
+        self._applier = applier
+        self._here = here
+        self._peers = peers
+        self._stopped = stopped
+        self._spawn = spawn
+        self._learn = learn
+        self._alarm = alarm
+        self._target = 0
+        self._holders: tuple[NodeId, ...] = ()
+        self._told: set[Position] = set()
+        self._running = False
 
-
-async def _fetch_pack(edges: "Edges", repository: RepoId, pack: PackRef, holders: tuple[NodeId, ...]) -> None:
-    failures: list[str] = []
-    for holder in holders:
-
-        def read(index: bool, offset: int, holder: NodeId = holder) -> AsyncIterator[bytes]:
-            message = Fetch(repository, pack, index, offset)
-            return edges.peers.fetch(holder, message, stall_s=edges.config.stage_stall_timeout_s)
-
-        try:
-            await edges.store.stage_fetched(pack, read)
-        except (TransportError, PackRefused) as error:
-            failures.append(f"{holder}: {error}")
-        else:
+    def to(self, version: int, holders: tuple[NodeId, ...], told: Position | None = None) -> None:
+        """Learn history up to ``version`` in the background. ``told``: a verified message named it committed."""
+        if version <= self._here().position.version:
             return
-    raise CatchUpFailed(f"{pack.name} cannot be fetched ({'; '.join(failures) or 'nobody has it'})")
+        if told is not None and len(self._told) < TOLD_MAX:
+            self._told.add(told)
+        self._target = max(self._target, version)
+        self._holders = tuple(dict.fromkeys((*holders, *self._holders)))
+        if not self._running:
+            self._running = True
+            self._spawn(self._run())
+
+    async def _run(self) -> None:
+        """R2: objects first, then history, from whoever has it; goes on until the target is reached."""
+        try:
+            await asyncio.sleep(COMMIT_GRACE_S if self._target == self._here().position.version + 1 else 0)
+            failures = 0
+            while self._here().position.version < self._target and not self._stopped():
+                here = self._here().position.version
+                await self._once()
+                failures = 0 if self._here().position.version > here else failures + 1
+                if failures:
+                    await asyncio.sleep(min(0.2 * failures, CATCH_UP_PAUSE_S_MAX))
+        finally:
+            self._running = False
+            self._holders = ()
+            self._told.clear()
+
+    async def _once(self) -> None:
+        edges = self._edges
+        live = [peer for peer in self._peers() if peer not in edges.suspected()]
+        holders = tuple(dict.fromkeys((*self._holders, *live)))
+        try:
+            await fetch_history(edges, self._repository, self._here(), holders, self._told, self._stage, self._learn)
+        except HistoryRefused as error:
+            self._alarm(str(error), error.divergent)
+        except (CatchUpFailed, TransportError, StorageError, PackRefused) as error:
+            log.info("catch-up goes on elsewhere", repository=self._repository, error=str(error))
+
+    async def _stage(self, change: Change, holders: tuple[NodeId, ...], floor: int) -> str:
+        """Objects come before history, but for what a later deletion has made moot."""
+        self._applier.moot_to = max(self._applier.moot_to, floor)
+        if change.position.version <= floor:
+            return ""
+        return await self._packs.stage_change(change, holders)
 
 
 async def fetch_history(
-    edges: "Edges",
+    edges: Edges,
     repository: RepoId,
     here: Register,
     holders: tuple[NodeId, ...],
@@ -100,7 +166,7 @@ async def fetch_history(
 
 
 async def _learn_page(
-    edges: "Edges",
+    edges: Edges,
     here: Register,
     page: HistoryPage,
     holders: tuple[NodeId, ...],

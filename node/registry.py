@@ -4,10 +4,11 @@ import asyncio
 from collections import OrderedDict
 from itertools import islice
 
+from node.edges import Edges
 from node.ports import Journal
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.quorum import VoterSet
-from node.replica import Edges, Replica
+from node.replica import Replica
 
 REPLICAS_MAX = 4096
 """Kept in memory at once; beyond, idle ones are forgotten first (the journal knows them all)."""

@@ -1,41 +1,33 @@
-"""One repository on this node: drives its two machines, performs their effects, applies what is committed.
+"""One repository on this node: drives its two machines and performs their effects.
 
 Everything here runs on the event loop; the machines are fed one event at a time. Writes, staging, catch-up and sends are
 tasks, and what comes of them are events again. A commit that became durable is told to both machines before anything else is,
-then applied to the disk in order (V6); whoever waits for a version waits for ``applied``.
+then handed to the applier. Whoever waits for a version waits for ``applied``.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from node.catching_up import CatchUpFailed, fetch_history, fetch_packs
-from node.config import Config
-from node.faults import FaultPoint, Faults
+from node.applying import Applier
+from node.catching_up import CatchingUp
+from node.edges import Edges
+from node.faults import FaultPoint
+from node.packs import Packs
 from node.ports import (
-    Clock,
     DiskRefused,
-    Entropy,
-    Journal,
     Loaded,
     NodeError,
-    ObjectStore,
-    PackRefused,
-    Peers,
     PeerUnreachable,
-    Signer,
     StorageError,
-    Transport,
     TransportError,
 )
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
-from node.protocol.catchup import HistoryRefused
 from node.protocol.certificate import Certificate, SignedVote, Statement, StatementKind
-from node.protocol.change import Change, ChangeKind, PackRef
+from node.protocol.change import Change
 from node.protocol.coordinator import Coordinator
 from node.protocol.effects import (
     Alarm,
@@ -85,46 +77,8 @@ from node.protocol.outcome import Outcome, OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
 from node.protocol.voter import Voter
-from node.trace import Trace
 
 log = structlog.get_logger()
-
-COMMIT_GRACE_S = 0.05
-"""How long a commit that is probably on its way is waited for before history is fetched."""
-
-SYNC_DELAY_S = 1.0
-"""Applied changes are brought to stable storage at most this much later; until then the journal keeps their packs."""
-
-CATCH_UP_PAUSE_S_MAX = 5.0
-"""Between tries while nobody can give what a peer says there is. A replica that is behind never stops trying."""
-
-TOLD_MAX = 256
-"""Positions remembered as told by a peer while catching up to them."""
-
-APPLY_TRIES = 5
-APPLY_PAUSE_S = 0.2
-"""A disk that refuses to apply is asked again, after this long and each time twice as long, before the replica is set aside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Edges:
-    """What a replica needs of its node."""
-
-    config: Config
-    clock: Clock
-    entropy: Entropy
-    signer: Signer
-    journal: Journal
-    store: ObjectStore
-    transport: Transport
-    peers: Peers
-    trace: Trace
-    faults: Faults
-    suspected: Callable[[], frozenset[NodeId]]
-    unreachable: Callable[[NodeId], None]
-    question: Callable[["Replica"], Coroutine[Any, Any, list[Status]]]
-    """R5: the answers of a majority about this repository, the own one included."""
-    alarms: Callable[[RepoId, str], None]
 
 
 class Replica:
@@ -133,9 +87,6 @@ class Replica:
     def __init__(self, repository: RepoId, edges: Edges, members: VoterSet, loaded: Loaded) -> None:
         self.repository = repository
         self.register = loaded.register
-        self.applied_register = loaded.register
-        self.applied = loaded.applied
-        """Version that the disk holds, objects and refs."""
         self.stopped = loaded.stopped
         self.readers = 0
         """Reads under way: they wait for this very object."""
@@ -168,18 +119,22 @@ class Replica:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._to_apply: deque[tuple[Register, Change, Register]] = deque()
-        self._applying = False
-        self._applied_changed = asyncio.Event()
-        self._catching_up_to = 0
-        self._catch_up_holders: tuple[NodeId, ...] = ()
-        self._told: set[Position] = set()
-        self._moot_to = 0
-        """Version of the last deletion that is known: packs of changes below it are gone everywhere, nobody needs them."""
-        self._catching_up = False
         self._settling = False
-        self._syncing = False
         self._staging: dict[Digest, asyncio.Lock] = {}
+        self.packs = Packs(edges, repository, lambda: self._peers)
+        self._applier = Applier(edges, repository, loaded, self.packs, self._spawn, self._not_applied)
+        self._catching_up = CatchingUp(
+            edges,
+            repository,
+            self.packs,
+            self._applier,
+            here=lambda: self.register,
+            peers=lambda: self._peers,
+            stopped=lambda: bool(self.stopped),
+            spawn=self._spawn,
+            learn=self.learn,
+            alarm=lambda reason, stop: self._alarm(reason, stop=stop),
+        )
         self.suspect(edges.suspected())
         self._feed(self.voter, Tick())
 
@@ -188,7 +143,7 @@ class Replica:
     @property
     def busy(self) -> bool:
         """Whether forgetting this object would forget something; an alarm may not be in the journal yet."""
-        waiting = bool(self._requests or self._answers or self._tasks or self._to_apply or self.readers or self.stopped)
+        waiting = bool(self._requests or self._answers or self._tasks or self._applier.busy or self.readers or self.stopped)
         return waiting or self.coordinator.busy or self.voter.record.in_doubt is not None
 
     @property
@@ -248,56 +203,22 @@ class Replica:
 
     def catch_up(self, version: int, holders: tuple[NodeId, ...], told: Position | None = None) -> None:
         """Learn history up to ``version`` in the background; calls join. ``told``: a verified message named it committed."""
-        if version <= self.register.position.version or self._closed:
-            return
-        if told is not None and len(self._told) < TOLD_MAX:
-            self._told.add(told)
-        self._catching_up_to = max(self._catching_up_to, version)
-        self._catch_up_holders = tuple(dict.fromkeys((*holders, *self._catch_up_holders)))
-        if not self._catching_up:
-            self._catching_up = True
-            self._spawn(self._catch_up())
+        if not self._closed:
+            self._catching_up.to(version, holders, told)
+
+    @property
+    def applied(self) -> int:
+        """Version that the disk holds, objects and refs."""
+        return self._applier.applied
+
+    @property
+    def applied_register(self) -> Register:
+        """The value that may be served."""
+        return self._applier.register
 
     async def wait_applied(self, version: int, timeout_s: float) -> bool:
         """Whether ``version`` is applied within ``timeout_s``; a replica that is set aside is not waited for."""
-        if self.applied >= version:
-            return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self.applied < version:
-                    if self.stopped:
-                        return False
-                    await self._applied_changed.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def stage(self, packs: tuple[PackRef, ...], holders: tuple[NodeId, ...], inline: tuple[InlinePack, ...] = ()) -> str:
-        """Make these packs durable here, or hold them if they are small; empty when all are here, else why not."""
-        edges = self._edges
-        along = {pack.sha256: pack for pack in inline}
-        try:
-            for pack in packs:
-                if pack.sha256 not in along and (kept := await edges.journal.inline_pack(pack)) is not None:
-                    along[pack.sha256] = kept
-            await edges.store.stage_inline([(pack, along[pack.sha256]) for pack in packs if pack.sha256 in along])
-            live = tuple(peer for peer in self._peers if peer not in edges.suspected())
-            others = tuple(pack for pack in packs if pack.sha256 not in along)
-            await fetch_packs(edges, self.repository, others, tuple(dict.fromkeys((*holders, *live))))
-        except NodeError as error:
-            return str(error) or type(error).__name__
-        return ""
-
-    async def stage_change(self, change: Change, holders: tuple[NodeId, ...], inline: tuple[InlinePack, ...] = ()) -> str:
-        """The same for all packs of ``change``; from then on the store knows that it needs them (O4)."""
-        known = {pack.sha256 for pack in inline}
-        along = tuple(pack for pack in change.packs if pack.sha256 in known)
-        missing = await self._edges.store.missing(change)
-        wanted = tuple(dict.fromkeys((*along, *missing)))
-        if wanted and (problem := await self.stage(wanted, holders, inline)):
-            return problem
-        missing = await self._edges.store.missing(change) if wanted else ()
-        return f"{missing[0].name} was staged and is gone" if missing else ""
+        return await self._applier.wait(version, timeout_s)
 
     async def close(self) -> None:
         """End every task and timer; clients that still wait are told what is known: that nothing is."""
@@ -455,10 +376,7 @@ class Replica:
         if certificate is not None and certificate.ballot.node == edges.config.me:
             edges.faults.hit(FaultPoint.BEFORE_COMMIT_SENT)
         before, self.register = self.register, self.register.applied(change)
-        self._to_apply.append((before, change, self.register))
-        if not self._applying:
-            self._applying = True
-            self._spawn(self._apply())
+        self._applier.add(before, change, self.register)
         if any(request.node == edges.config.me and request.txn not in self._answers for request in change.requests):
             self._spawn(self._settle_records(change, certificate))
         self._feed_both(Committed(change, self.register, record, certificate))
@@ -526,22 +444,13 @@ class Replica:
         """V1: say where the accepted change's objects are; small packs ride along."""
         edges = self._edges
         try:
-            packs = await self._small_packs(change)
+            packs = await self.packs.small(change)
             missing = [pack for pack in await edges.store.missing(change) if pack.sha256 not in packs]
         except NodeError as error:
             log.error("objects of a promise", repository=self.repository, error=str(error))
             self._resolve(number, message)  # promised all the same; somebody else may have the objects
             return
         self._resolve(number, replace(message, staged=not missing, packs=tuple(packs.values())))
-
-    async def _small_packs(self, change: Change) -> dict[Digest, InlinePack]:
-        """Those that are held in memory or in the journal."""
-        edges = self._edges
-        packs = {pack.sha256: pack for pack in edges.store.inline(change.packs)}
-        for pack in change.packs:
-            if pack.sha256 not in packs and (kept := await edges.journal.inline_pack(pack)) is not None:
-                packs[pack.sha256] = kept
-        return packs
 
     def _resolve(self, number: int, message: TransportReply) -> None:
         future = self._requests.get(number)
@@ -559,74 +468,12 @@ class Replica:
         problem = "staging broke off"
         try:
             async with lock:
-                problem = await self.stage_change(change, holders, packs)
+                problem = await self.packs.stage_change(change, holders, packs)
         except NodeError as error:
             problem = str(error) or type(error).__name__
         finally:
             self._staging.pop(digest, None)
             self._feed_both(ObjectsStaged(digest, problem))  # whatever happened: both machines wait for this word
-
-    async def _apply(self) -> None:
-        """V6, in order, one at a time. A disk that refuses is asked again, then the replica is set aside until the node starts
-        again and replays: the journal stays the truth, and nothing but the disk is wrong."""
-        tries = 0
-        try:
-            while self._to_apply and tries < APPLY_TRIES:
-                try:
-                    await self._apply_one(*self._to_apply[0])
-                    tries = 0
-                except (NodeError, OSError) as error:
-                    tries += 1
-                    await self._apply_failed(error, tries)
-        finally:
-            self._applying = False
-        if not self._syncing:
-            self._syncing = True
-            self._spawn(self._sync())
-
-    async def _apply_failed(self, error: Exception, tries: int) -> None:
-        version = self._to_apply[0][2].position.version
-        log.error("cannot be applied", repository=self.repository, version=version, tries=tries, error=str(error))
-        if tries < APPLY_TRIES:
-            await asyncio.sleep(APPLY_PAUSE_S * 2 ** (tries - 1))
-        else:
-            self._alarm(f"version {version} cannot be applied: {error}", stop=True, until_restart=True)
-
-    async def _apply_one(self, before: Register, change: Change, after: Register) -> None:
-        edges = self._edges
-        if change.kind is not ChangeKind.UPDATE or after.position.version > self._moot_to:
-            packs = await self._small_packs(change)
-            await edges.store.apply(before, change, after, tuple(packs.values()))
-        self._to_apply.popleft()
-        self.applied_register, self.applied = after, after.position.version
-        edges.trace.mark("apply", change.txns)
-        self._wake_waiters()
-        try:
-            await edges.journal.mark_applied(self.repository, after.position.version)
-        except StorageError as error:
-            log.warning("not noted as applied", repository=self.repository, error=str(error))  # replayed at the next start
-
-    def _wake_waiters(self) -> None:
-        changed, self._applied_changed = self._applied_changed, asyncio.Event()
-        changed.set()
-
-    async def _sync(self) -> None:
-        """Bring what is applied to stable storage, then let the journal drop its copies of small packs."""
-        pause_s = SYNC_DELAY_S
-        while True:
-            await asyncio.sleep(pause_s)
-            version, name = self.applied, self.applied_register.name
-            try:
-                if self.applied_register.exists:
-                    await self._edges.store.sync(name)
-                await self._edges.journal.mark_synced(self.repository, version)
-            except (NodeError, OSError) as error:
-                log.error("sync failed", repository=self.repository, error=str(error))
-                pause_s = min(pause_s * 2, 60.0)
-                continue
-            if self.applied == version:
-                self._syncing = False
-                return
 
     # ------------------------------------------------------------ clients
 
@@ -663,44 +510,14 @@ class Replica:
         finally:
             self._settling = False
 
-    async def _catch_up(self) -> None:
-        """R2: objects first, then history, from whoever has it; goes on until the target is reached."""
-        try:
-            await asyncio.sleep(COMMIT_GRACE_S if self._catching_up_to == self.register.position.version + 1 else 0)
-            failures = 0
-            while self.register.position.version < self._catching_up_to and not self.stopped:
-                here = self.register.position.version
-                await self._catch_up_once()
-                failures = 0 if self.register.position.version > here else failures + 1
-                if failures:
-                    await asyncio.sleep(min(0.2 * failures, CATCH_UP_PAUSE_S_MAX))
-        finally:
-            self._catching_up = False
-            self._catch_up_holders = ()
-            self._told.clear()
-
-    async def _catch_up_once(self) -> None:
-        edges = self._edges
-        live = [peer for peer in self._peers if peer not in edges.suspected()]
-        holders = tuple(dict.fromkeys((*self._catch_up_holders, *live)))
-        try:
-            await fetch_history(edges, self.repository, self.register, holders, self._told, self._stage_learned, self.learn)
-        except HistoryRefused as error:
-            self._alarm(str(error), stop=error.divergent)
-        except (CatchUpFailed, TransportError, StorageError, PackRefused) as error:
-            log.info("catch-up goes on elsewhere", repository=self.repository, error=str(error))
-
-    async def _stage_learned(self, change: Change, holders: tuple[NodeId, ...], floor: int) -> str:
-        """Objects come before history, but for what a later deletion has made moot."""
-        self._moot_to = max(self._moot_to, floor)
-        if change.position.version <= floor:
-            return ""
-        return await self.stage_change(change, holders)
-
     async def learn(self, change: Change, certificate: Certificate | None) -> None:
         """R2: one proved change whose objects are here. Raises ``StorageError``."""
         if change.base == self.register.position:
             await self._write(CommitOp(self.repository, change), certificate)
+
+    def _not_applied(self, reason: str) -> None:
+        """Nothing but the disk is wrong: set aside until the node starts again and replays."""
+        self._alarm(reason, stop=True, until_restart=True)
 
     def _alarm(self, reason: str, *, stop: bool, until_restart: bool = False) -> None:
         log.error("alarm", repository=self.repository, reason=reason, stops_voting=stop)
@@ -708,6 +525,6 @@ class Replica:
         if stop and not self.stopped:
             self.stopped = reason
             self._feed_both(SetAside(reason))
-            self._wake_waiters()
+            self._applier.stop()
             if not until_restart:
                 self._spawn(self._edges.journal.stop_voting(self.repository, reason))

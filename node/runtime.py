@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from node.config import Config
+from node.edges import Edges
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
@@ -23,7 +24,6 @@ from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.replay import replay
-from node.replica import Edges
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower

@@ -91,7 +91,7 @@ class Serving:
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
             case Stage(repository, packs, holders):
-                problem = await (await self._registry.get(repository)).stage(packs, (*holders, sender))
+                problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)
             case Transaction(txn):
                 return TransactionReport(txn, await self._records.report(txn))

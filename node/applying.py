@@ -1,0 +1,150 @@
+"""V6: what is committed becomes visible on this node's disk, in order, and a moment later durable there.
+
+The journal is the truth; this follows it. Readers wait for ``applied``. Small packs stay in the journal until ``sync``.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from node.edges import Edges
+from node.packs import Packs
+from node.ports import Loaded, NodeError, StorageError
+from node.protocol.change import Change, ChangeKind
+from node.protocol.ids import RepoId
+from node.protocol.register import Register
+
+log = structlog.get_logger()
+
+SYNC_DELAY_S = 1.0
+"""Applied changes are brought to stable storage at most this much later; until then the journal keeps their packs."""
+
+APPLY_TRIES = 5
+APPLY_PAUSE_S = 0.2
+"""A disk that refuses to apply is asked again, after this long and each time twice as long, before the replica is set aside."""
+
+
+class Applier:
+    """One repository's applied state. ``failed`` is told, once, when the disk will not have it."""
+
+    def __init__(
+        self,
+        edges: Edges,
+        repository: RepoId,
+        loaded: Loaded,
+        packs: Packs,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self.register = loaded.register
+        """The value that may be served."""
+        self.applied = loaded.applied
+        """Version that the disk holds, objects and refs."""
+        self.moot_to = 0
+        """Version of the last deletion that is known: packs of changes below it are gone everywhere, nobody needs them."""
+        self._edges = edges
+        self._repository = repository
+        self._packs = packs
+        self._spawn = spawn
+        self._failed = failed
+        self._stopped = bool(loaded.stopped)
+        self._to_apply: deque[tuple[Register, Change, Register]] = deque()
+        self._changed = asyncio.Event()
+        self._applying = False
+        self._syncing = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._to_apply)
+
+    def add(self, before: Register, change: Change, after: Register) -> None:
+        """``change`` is committed; told in order."""
+        self._to_apply.append((before, change, after))
+        if not self._applying:
+            self._applying = True
+            self._spawn(self._apply())
+
+    def stop(self) -> None:
+        """The replica is set aside: nobody waits for it any more."""
+        self._stopped = True
+        self._wake()
+
+    async def wait(self, version: int, timeout_s: float) -> bool:
+        """Whether ``version`` is applied within ``timeout_s``; a replica that is set aside is not waited for."""
+        if self.applied >= version:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.applied < version:
+                    if self._stopped:
+                        return False
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _apply(self) -> None:
+        """V6, in order, one at a time. A disk that refuses is asked again, then the replica is set aside until the node starts
+        again and replays: the journal stays the truth, and nothing but the disk is wrong."""
+        tries = 0
+        try:
+            while self._to_apply and tries < APPLY_TRIES:
+                try:
+                    await self._one(*self._to_apply[0])
+                    tries = 0
+                except (NodeError, OSError) as error:
+                    tries += 1
+                    await self._refused(error, tries)
+        finally:
+            self._applying = False
+        if not self._syncing:
+            self._syncing = True
+            self._spawn(self._sync())
+
+    async def _refused(self, error: Exception, tries: int) -> None:
+        version = self._to_apply[0][2].position.version
+        log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=str(error))
+        if tries < APPLY_TRIES:
+            await asyncio.sleep(APPLY_PAUSE_S * 2 ** (tries - 1))
+        else:
+            self._stopped = True
+            self._failed(f"version {version} cannot be applied: {error}")
+
+    async def _one(self, before: Register, change: Change, after: Register) -> None:
+        edges = self._edges
+        if change.kind is not ChangeKind.UPDATE or after.position.version > self.moot_to:
+            packs = await self._packs.small(change)
+            await edges.store.apply(before, change, after, tuple(packs.values()))
+        self._to_apply.popleft()
+        self.register, self.applied = after, after.position.version
+        edges.trace.mark("apply", change.txns)
+        self._wake()
+        try:
+            await edges.journal.mark_applied(self._repository, after.position.version)
+        except StorageError as error:
+            log.warning("not noted as applied", repository=self._repository, error=str(error))  # replayed at the next start
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _sync(self) -> None:
+        """Bring what is applied to stable storage, then let the journal drop its copies of small packs."""
+        pause_s = SYNC_DELAY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            version, name = self.applied, self.register.name
+            try:
+                if self.register.exists:
+                    await self._edges.store.sync(name)
+                await self._edges.journal.mark_synced(self._repository, version)
+            except (NodeError, OSError) as error:
+                log.error("sync failed", repository=self._repository, error=str(error))
+                pause_s = min(pause_s * 2, 60.0)
+                continue
+            if self.applied == version:
+                self._syncing = False
+                return
