@@ -56,7 +56,9 @@ def who_holds(port: int) -> str:
     if process is None:
         return f"port {port} is in use by a process of another user; find it with: sudo ss -ltnp 'sport = :{port}'"
     try:
-        command = " ".join(process.cmdline())[:120] or process.name()
+        # One line, whatever the process was given: arguments may hold newlines and escape sequences.
+        words = "".join(each if each.isprintable() else " " for each in " ".join(process.cmdline())).split()
+        command = " ".join(words)[:120] or process.name()
     except psutil.Error:
         command = "?"
     return f"port {port} is in use by pid {process.pid} ({command}); stop it with: kill {process.pid}"

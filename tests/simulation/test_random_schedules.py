@@ -41,14 +41,12 @@ def test_the_same_seed_is_the_same_schedule() -> None:
 
 
 def test_a_seed_can_be_looked_at(request: pytest.FixtureRequest) -> None:
-    seed = request.config.getoption("--seed")
-    if seed is None:
-        pytest.skip("give one: --seed N -s")
+    """One schedule, line by line: pytest tests/simulation -k looked --seed N -s"""
 
     def say(at: float, node: NodeId, text: str) -> None:
         sys.stdout.write(f"{at:8.3f}  {node}  {text}\n")
 
-    Schedule(int(seed), say).run()
+    Schedule(int(request.config.getoption("--seed")), say).run()
 
 
 @pytest.mark.parametrize(
