@@ -109,9 +109,9 @@ class Config(BaseSettings):
     connections_max: int = Field(
         default=512, ge=8, description="Client connections served at once; the next ones are closed with 503."
     )
-    pushes_max: int = Field(default=16, ge=1, description="Packs being received or indexed at once; more wait, then get 503.")
+    pushes_max: int = Field(default=8, ge=1, description="Packs being received or indexed at once; more wait, then get 503.")
     fetches_max: int = Field(default=16, ge=1, description="git upload-pack processes at once; more wait, then get 503.")
-    git_memory_bytes_max: int = Field(default=1024**3, ge=64 * 1024**2, description="Address space of one git process.")
+    git_memory_bytes_max: int = Field(default=512 * 1024**2, ge=64 * 1024**2, description="Address space of one git process.")
     git_cpu_s_max: int = Field(default=600, ge=1, description="CPU time of one git process.")
     inflated_bytes_max: int = Field(
         default=4 * 1024**3, ge=1024**2, description="Largest single object a pack may declare, and sum for small packs."

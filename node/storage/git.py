@@ -38,12 +38,12 @@ END_GRACE_S = 2.0
 class GitLimits:
     """What git and its clients may use; ``Config`` documents each field."""
 
-    memory_bytes_max: int = 1024**3
+    memory_bytes_max: int = 512 * 1024**2
     cpu_s_max: int = 600
     inflated_bytes_max: int = 4 * 1024**3
     pack_bytes_max: int = 2 * 1024**3
     free_bytes_min: int = 256 * 1024**2
-    pushes_max: int = 16
+    pushes_max: int = 8
     fetches_max: int = 16
     warm_max: int = 4
     """Processes of ``git index-pack`` kept waiting for the next small push, one per repository; 0 turns it off."""
