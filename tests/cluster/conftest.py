@@ -1,0 +1,107 @@
+"""One cluster per transport for the whole run, whole again before every test; each test has repositories of its own."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from node.command.rabbitmq import server_script
+from tests.cluster.harness import Cluster, Work, git
+
+Clusters = Callable[[str], Cluster]
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remembers a failure for the fixture that can tell why."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture(scope="session")
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    """Started when first asked for, ended after the last test."""
+    started: dict[str, Cluster] = {}
+
+    def get(broker: str) -> Cluster:
+        if broker not in started:
+            if broker == "rabbitmq" and server_script() is None:
+                pytest.skip("rabbitmq-server is not installed")
+            started[broker] = Cluster(tmp_path_factory.mktemp(broker), broker)
+            started[broker].up()
+        return started[broker]
+
+    yield get
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Cluster.close, started.values()))
+
+
+def _lent(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Cluster]:
+    cluster.heal()
+    yield cluster
+    if request.node.stash.get(_FAILED, False):
+        print(cluster.logs())  # noqa: T201  # pytest shows it with the failure
+
+
+@pytest.fixture(params=["rabbitmq", "direct"])
+def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Cluster]:
+    """Three nodes, all well."""
+    yield from _lent(request, clusters(request.param))
+
+
+@pytest.fixture
+def rabbitmq(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Cluster]:
+    """The one with a broker."""
+    yield from _lent(request, clusters("rabbitmq"))
+
+
+@pytest.fixture
+def direct(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Cluster]:
+    """The one without: for what has nothing to do with the transport."""
+    yield from _lent(request, clusters("direct"))
+
+
+@pytest.fixture(scope="session")
+def starlette(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """A real history with thousands of commits: the bundle, or where there is none a generated one, which is said."""
+    folder = tmp_path_factory.mktemp("starlette")
+    root = Path(__file__).resolve().parents[2]
+    named = os.environ.get("GITQUORUM_TEST_BUNDLE")
+    places = [*([Path(named)] if named else []), root.parent / "shared/data/starlette.bundle"]
+    places.append(Path("/work/shared/data/starlette.bundle"))
+    for bundle in places:
+        if bundle.is_file():
+            git("clone", "--quiet", "--mirror", str(bundle), "source.git", cwd=folder)
+            return Work(folder / "source.git")
+    git("init", "--quiet", "--bare", "source.git", cwd=folder)
+    stream = _generated(commits=7000, tags=176)
+    git("fast-import", "--quiet", cwd=folder / "source.git", stdin=stream)
+    print("no starlette.bundle found: a generated repository of 7,000 commits stands in for it")  # noqa: T201
+    return Work(folder / "source.git")
+
+
+def _generated(commits: int, tags: int) -> bytes:
+    """A fast-import stream of about the size of starlette's history, the same every time."""
+    import random
+
+    chance = random.Random(7)
+    lines: list[bytes] = []
+    for number in range(commits):
+        text = b"%d %s\n" % (number, chance.randbytes(450).hex().encode())
+        who = b"Ada <ada@example.org> %d +0000" % (1_600_000_000 + number * 3600)
+        lines.append(b"commit refs/heads/main\ncommitter %s\ndata 5\nwork\n" % who)
+        lines.append(b"M 644 inline d%d/f%d\ndata %d\n%s\n" % (number % 20, number % 300, len(text), text))
+        if number % (commits // tags) == 0 and number // (commits // tags) < tags:
+            lines.append(b"reset refs/tags/v%d\nfrom refs/heads/main\n\n" % number)
+    return b"".join(lines)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    """An empty working copy."""
+    return Work.init(tmp_path / "work")
