@@ -46,11 +46,12 @@ def create_app(
             await sampler.stop()
 
     app = _Application(lifespan)
-    app.include_router(HealthRoutes(service, sampler).router)
-    app.include_router(Repositories(service, config).router)
-    app.include_router(Transactions(service).router)
+    routers = [HealthRoutes(service, sampler).router, Repositories(service, config).router, Transactions(service).router]
     if direct is not None:
-        app.include_router(Replicate(direct, config).router)
+        routers.append(Replicate(direct, config).router)
+    for router in routers:
+        app.include_router(router)
+    app.state.routers = routers  # FastAPI keeps them wrapped, without their methods; a 405 has to name those
     app.add_middleware(Edge, smart_http=smart_http)
     return app
 
@@ -102,9 +103,10 @@ async def _explain_status(request: Request, error: Exception) -> Response:
 def _methods_of(request: Request) -> list[str]:
     """All methods of a path. Starlette names those of the first route that has the path; RFC 9110 (10.2.1) wants all."""
     found: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
+    for router in request.app.state.routers:
+        for route in router.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                found |= getattr(route, "methods", None) or set()
     return sorted(found)
 
 

@@ -6,7 +6,7 @@ has at least one command worth it. A client that vanishes before its last byte l
 the outcome no longer depends on the client.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 
@@ -16,9 +16,9 @@ from api.push_commands import BadPushRequest, PushRequest, PushRequestParser
 from api.report_status import ATOMIC_FAILED, UNPACK_FAILED, every, reasons_of, remark, report, screen, unknown
 from api.side_band import RESULT, SideBand
 from node.config import Config
-from node.ports import DiskRefused, PackRefused, Quarantine, Service, StorageError
+from node.ports import DiskRefused, NodeError, PackRefused, Quarantine, Service, StorageError
 from node.protocol.change import RefUpdate
-from node.protocol.ids import TxnId
+from node.protocol.ids import RefName, TxnId
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
 
@@ -107,12 +107,26 @@ class _Push:
         self._stop_if_hopeless(updates, reasons)
         txn = self._service.new_txn()
         quarantine = await afterwards.enter_async_context(await self._receive(txn, head, pieces))
-        updates, faults = await quarantine.examine(updates)
+        updates, faults = await self._examine(quarantine, updates)
         if faults:
             reasons |= {ref.encode(): reason for ref, reason in faults.items()}
             updates = tuple(update for update in updates if update.ref not in faults)
             self._stop_if_hopeless(updates, reasons)
         return reasons | await self._submit(txn, quarantine, updates)
+
+    async def _examine(
+        self, quarantine: Quarantine, updates: Sequence[RefUpdate]
+    ) -> tuple[tuple[RefUpdate, ...], Mapping[RefName, str]]:
+        try:
+            return await quarantine.examine(updates)
+        except NodeError as error:
+            raise self._sayable(error) from error
+
+    def _sayable(self, error: NodeError) -> Exception:
+        """Before the answer has begun, a status says it best; afterwards (a keep-alive begins it) the report must."""
+        if not self._exchange.started:
+            return error
+        return _Refused(str(error), every(self._request.commands, UNPACK_FAILED))
 
     def _stop_if_hopeless(self, updates: Sequence[RefUpdate], reasons: dict[bytes, str]) -> None:
         if reasons and self._request.atomic:
@@ -136,6 +150,8 @@ class _Push:
             if before:
                 self._band.say("\n".join(before))
             raise _Refused(last, every(request.commands, UNPACK_FAILED)) from error
+        except NodeError as error:
+            raise self._sayable(error) from error
 
     async def _pack(self, head: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The pack's bytes; at their end the client begins to wait."""

@@ -4,6 +4,7 @@ Here only its size is bounded, and the sum of all that are being read at once: t
 has been verified, and that takes the whole envelope. Not part of the public API, so not in its document.
 """
 
+import json
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
@@ -33,6 +34,10 @@ class Replicate:
 
     async def replicate(self, kind: str, request: Request) -> Response:
         answered = await self._direct.serve(kind, await self._envelope(request))
+        if answered.content_type == "application/problem+json" and isinstance(answered.body, bytes):
+            about = {"instance": request.url.path, "request_id": request.state.request_id}
+            said = json.dumps({**json.loads(answered.body), **about})
+            return Response(said, status_code=answered.status, media_type=answered.content_type)
         if isinstance(answered.body, bytes):
             return Response(answered.body, status_code=answered.status, media_type=answered.content_type)
         return ByteStream(answered.body, answered.status, answered.content_type)

@@ -10,6 +10,7 @@ Everything else under ``.git/`` is the dumb protocol, which is not served: it wo
 References: gitprotocol-http(5), git-http-backend(1).
 """
 
+import asyncio
 import re
 from urllib.parse import parse_qs
 
@@ -45,6 +46,10 @@ _FAILURES = (
 )  # fmt: skip
 
 log = structlog.get_logger(__name__)
+
+
+READ_TO_PUSH_S = 0.3
+"""How long a push waits to be compared with the newest refs: silent peers must not be paid for twice within its deadline."""
 
 
 class SmartHttp:
@@ -116,8 +121,9 @@ class SmartHttp:
         """What a push is compared with. Without a majority in reach what this node knows will do: the coordinator looks at
         the old values again, and it is the one to say, ref by ref, which nodes a quorum lacks."""
         try:
-            return await self._read(exchange, name)
-        except ReadUnavailable:
+            async with asyncio.timeout(READ_TO_PUSH_S):
+                return await self._read(exchange, name)
+        except (ReadUnavailable, TimeoutError):
             register = await self._service.read(name, Consistency.LOCAL)
             exchange.version, exchange.local = register.position.version, True
             return register

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from node.faults import FaultPoint
 from node.protocol.ids import NodeId
 from node.protocol.names import check_node_id
 from node.protocol.quorum import VoterSet, majority, quorum
@@ -118,7 +119,7 @@ class Config(BaseSettings):
     )
     free_bytes_min: int = Field(default=256 * 1024**2, ge=0, description="Below this much free disk the node votes no.")
 
-    fault_points: tuple[str, ...] = Field(
+    fault_points: tuple[FaultPoint, ...] = Field(
         default=(), description="For tests: where this process shall die; see node/faults.py."
     )
 
@@ -153,6 +154,12 @@ class Config(BaseSettings):
         return Config(
             **{**config.model_dump(), "data_dir": folder / config.data_dir, "private_key": folder / config.private_key}
         )
+
+    @field_validator("quorum", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        """``quorum = 2`` is as good as ``quorum = "2"``."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -24,8 +24,8 @@ class FaultPoint(Enum):
 class Faults:
     """Kills this process (SIGKILL) at the points it was told."""
 
-    def __init__(self, armed: Collection[str] = ()) -> None:
-        self._armed = {FaultPoint(name) for name in armed}
+    def __init__(self, armed: Collection[FaultPoint] = ()) -> None:
+        self._armed = frozenset(armed)
 
     def hit(self, point: FaultPoint) -> None:
         """Die here, if armed."""

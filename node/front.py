@@ -33,12 +33,15 @@ from node.protocol.events import Submitted
 from node.protocol.ids import NodeId, Oid, RefName, RepoId, TxnId
 from node.protocol.messages import HistoryEntry, Query, Status
 from node.protocol.names import RepositoryName
-from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
+from node.protocol.outcome import Outcome, OutcomeKind
 from node.protocol.register import Register
 from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.staging import Staging
+
+FETCH_WAIT_S = 5.0
+"""How long a fetch waits for its turn before it is told to come back."""
 
 
 class Front:
@@ -114,7 +117,8 @@ class Front:
         if entry.change.kind is not kind:
             return Outcome(OutcomeKind.REJECTED, txn, reason="idempotency key was used for another request", sent=False)
         certificate = entry.certificate
-        votes = tuple(VoterReport(vote.node, "yes") for vote in certificate.votes) if certificate else ()
+        record = await self._records.find(txn)
+        votes = record.votes if record else ()
         return Outcome(
             OutcomeKind.COMMITTED,
             txn,
@@ -220,7 +224,7 @@ class Front:
 
     async def upload_pack(self, register: Register, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:
         try:
-            async with asyncio.timeout(self._config.body_timeout_s):
+            async with asyncio.timeout(FETCH_WAIT_S):
                 await self._fetches.acquire()
         except TimeoutError as error:
             raise Busy(f"{self._config.fetches_max} fetches run on this node already") from error

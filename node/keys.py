@@ -63,11 +63,13 @@ def read_private(path: Path) -> Ed25519PrivateKey:
         KeyRefused: missing, not an Ed25519 key, or readable by others.
     """
     try:
-        if path.stat().st_mode & 0o077:
-            raise KeyRefused(f"{path} can be read by others; run: chmod 600 {path}")
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        mode, content = path.stat().st_mode, path.read_bytes()
     except OSError as error:
         raise KeyRefused(f"{path} cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise KeyRefused(f"{path} can be read by others; run: chmod 600 {path}")
+    try:
+        key = load_pem_private_key(content, password=None)
     except ValueError as error:
         raise KeyRefused(f"{path} is not a private key in PEM form") from error
     if not isinstance(key, Ed25519PrivateKey):

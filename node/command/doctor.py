@@ -158,7 +158,13 @@ def plain(error: Exception) -> str:
     sentences = getattr(error, "errors", None)
     if not callable(sentences):
         return str(error)
-    return "; ".join(f"{'.'.join(str(part) for part in each['loc']) or 'settings'}: {each['msg']}" for each in sentences())
+    return "; ".join(_sentence(each["loc"], each["msg"]) for each in sentences())
+
+
+def _sentence(place: tuple[object, ...], message: str) -> str:
+    field = ".".join(str(part) for part in place)
+    said = message.removeprefix("Value error, ")
+    return f"{field}: {said}" if field else said
 
 
 def stale_pids(home: Home, cluster: Cluster) -> list[Finding]:

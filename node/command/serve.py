@@ -7,6 +7,7 @@ anything), then replay and the protocol, then the front end; at the end the othe
 import asyncio
 import sys
 from pathlib import Path
+from tomllib import TOMLDecodeError
 
 import structlog
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from broker.amqp import AmqpTransport
 from broker.codec import Codec
 from broker.direct import DirectTransport, HttpPeers
 from broker.direct_server import DirectServer
+from node.command.doctor import plain
 from node.config import Config
 from node.keys import KeyRefused, Keyring, read_private
 from node.logs import configure
@@ -44,9 +46,10 @@ def serve(config_path: Path) -> None:
         config = Config.from_file(config_path)
         asyncio.run(_serve(config))
     except ValidationError as error:
-        for problem in error.errors():
-            field = ".".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"gitquorum: {config_path}: {field}: {problem['msg']}\n")
+        sys.stderr.write(f"gitquorum: {config_path}: {plain(error)}\n")
+        raise SystemExit(1) from None
+    except TOMLDecodeError as error:
+        sys.stderr.write(f"gitquorum: {config_path} is not TOML: {error}\n")
         raise SystemExit(1) from None
     except (NodeError, KeyRefused, OSError) as error:
         sys.stderr.write(f"gitquorum: {error}\n")

@@ -638,7 +638,7 @@ class Coordinator:
         promised, needed = len(self._promises), self.register.voters.majority
         if self.state is State.CLAIMING:
             return f"no majority promised this node the repository ({promised}/{needed}); nothing was sent"
-        return f"waited too long while the repository was {self.state.value}; nothing was sent"
+        return "waited too long for other changes of this repository, or for another node's turn; nothing was sent"
 
     def _wake(self, now: float) -> None:
         wishes = [closing.answer_at for closing in self._closings]

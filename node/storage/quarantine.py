@@ -3,7 +3,8 @@
 The first bytes are buffered. A pack that ends within them is small (most are): it is scanned for bombs before git sees
 it, takes a warm process if there is one, and ends up in memory, to ride in messages and in the journal. A larger one is
 fed to git while it streams, with the loop's back-pressure, bounded in size and by free disk; ``promote`` makes it durable
-in the stage. A slot of ``pushes_max`` is taken when git is needed, not while a slow client types.
+in the stage. Turns (``pushes_max``) are taken by small packs when they are whole, and by large ones apart from them: those
+keep a pace while others wait.
 
 What a client hears is git's own words, ``error:`` and ``fatal:`` lines without the folders of this machine.
 """
@@ -11,7 +12,9 @@ What a client hears is git's own words, ``error:`` and ``fatal:`` lines without 
 import asyncio
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -27,8 +30,12 @@ from node.storage.payloads import Stage
 from node.storage.threads import Threads
 
 OIDS_MAX = 4096
-SLOT_WAIT_S = 15.0
+TURN_WAIT_S = 15.0
 """How long a push waits for its turn before it is told to come back."""
+
+PACE_BYTES_PER_S = 32 * 1024
+PACE_GRACE_S = 5.0
+"""While others wait, a large pack must come this fast, from this long after its turn began."""
 
 OUTPUT_BYTES_MAX = 64 * 1024
 DISK_LOOK_BYTES = 16 * 1024**2
@@ -50,18 +57,31 @@ class Desk:
         self.limits = limits
         self.threads = threads
         self.spare_bytes = spare_bytes
-        self._slots = asyncio.Semaphore(limits.pushes_max)
+        self._small = asyncio.Semaphore(limits.pushes_max)
+        self._large = asyncio.Semaphore(limits.pushes_max)
+        self._waiting = 0
 
-    async def slot(self) -> None:
-        """Raises ``Busy``."""
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits for a large one's turn."""
+        return self._waiting > 0
+
+    @asynccontextmanager
+    async def turn(self, *, small: bool) -> AsyncIterator[None]:
+        """Raises ``Busy``. Small packs are whole before they need git, and never wait for a client that types."""
+        turns = self._small if small else self._large
+        self._waiting += not small
         try:
-            async with asyncio.timeout(SLOT_WAIT_S):
-                await self._slots.acquire()
+            async with asyncio.timeout(TURN_WAIT_S):
+                await turns.acquire()
         except TimeoutError as error:
             raise Busy(f"{self.limits.pushes_max} packs are being indexed; try again later") from error
-
-    def free_slot(self) -> None:
-        self._slots.release()
+        finally:
+            self._waiting -= not small
+        try:
+            yield
+        finally:
+            turns.release()
 
 
 class Intake:
@@ -81,11 +101,8 @@ class Intake:
         if complete and is_empty_pack(head):
             return self._received(None, (), (), frozenset())
         readable = not complete or await self._desk.threads.run(scan, head, self._desk.limits.inflated_bytes_max)
-        await self._desk.slot()
-        try:
+        async with self._desk.turn(small=complete):
             return await self._index(head, None if complete else chunks, readable)
-        finally:
-            self._desk.free_slot()
 
     async def empty(self) -> "Received":
         return self._received(None, (), (), frozenset())
@@ -110,12 +127,16 @@ class Intake:
     async def _feed(self, indexing: Indexing, head: bytes, rest: AsyncIterator[bytes] | None) -> None:
         """Give git the pack. When it stops reading it has something to say: what is left is not looked at."""
         process, fed, looked = indexing.process, len(head), 0
+        began_at = time.monotonic()
         going = await process.feed(head)
         if rest is not None:
             async for chunk in rest:
                 fed += len(chunk)
                 if fed > self._desk.limits.pack_bytes_max:
                     raise PackRefused(f"pack exceeds maximum allowed size ({self._desk.limits.pack_bytes_max} bytes)")
+                spent_s = time.monotonic() - began_at
+                if self._desk.crowded and spent_s > PACE_GRACE_S and fed < spent_s * PACE_BYTES_PER_S:
+                    raise PackRefused("too slow while other pushes wait for their turn; try again later")
                 if fed - looked > DISK_LOOK_BYTES:
                     looked = fed
                     if self._desk.spare_bytes() <= 0:

@@ -53,6 +53,11 @@ async def test_what_the_router_refuses_is_a_problem_document(app: Any, method: s
     assert ("allow" in answer.headers) == (status == 405)
 
 
+@pytest.mark.parametrize(("target", "allowed"), [("/repos", "GET, POST"), ("/repos/a/b", "DELETE, GET"), ("/health", "GET")])
+async def test_a_405_names_all_methods_of_the_path(app: Any, target: str, allowed: str) -> None:
+    assert (await ask(app, "PUT", target)).headers["allow"] == allowed
+
+
 async def test_a_sane_request_id_is_kept_and_in_the_body_too(app: Any) -> None:
     answer = await ask(app, "GET", "/nothing", headers={"X-Request-Id": "Job_7.a-b"})
     assert answer.headers["x-request-id"] == answer.json["request_id"] == "Job_7.a-b"

@@ -277,24 +277,50 @@ async def test_a_cancelled_push_ends_its_git_and_leaves_nothing(objects: DiskObj
     assert len(_children()) == len(children) - 1
 
 
-async def test_more_packs_than_slots_wait_then_hear_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quarantine, "SLOT_WAIT_S", 0.05)
+async def test_large_packs_wait_for_a_turn_then_hear_busy_and_small_ones_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "TURN_WAIT_S", 0.05)
     store = DiskObjects(tmp_path / "data", GitLimits(warm_max=0, free_bytes_min=0, pushes_max=1))
     stuck = asyncio.Event()
+    large = pack_of(*history(1, os.urandom(MIB)))
 
     async def slow() -> AsyncIterator[bytes]:
-        yield pack_of(*history(1, os.urandom(MIB)))[: 512 * 1024]
+        yield large[: 512 * 1024]
         stuck.set()
         await asyncio.sleep(3600)
 
     task = asyncio.create_task(store.quarantine(NAME, TxnId("slow")).receive(slow()))
     await stuck.wait()
     with pytest.raises(Busy):
-        await receive(store, pack_of(*history()), "quick")
+        await receive(store, large)
+    await (await receive(store, pack_of(*history(1)))).discard()
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    await asyncio.gather(task, return_exceptions=True)
+    await (await receive(store, large)).discard()
+    await store.close()
+
+
+async def test_a_large_pack_that_trickles_gives_up_its_turn_to_those_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "PACE_GRACE_S", 0.1)
+    monkeypatch.setattr(quarantine, "PACE_BYTES_PER_S", 1024**3)
+    store = DiskObjects(tmp_path / "data", GitLimits(warm_max=0, free_bytes_min=0, pushes_max=1))
+    large = pack_of(*history(1, os.urandom(MIB)))
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield large[: 512 * 1024]
+        for n in range(1000):
+            await asyncio.sleep(0.02)
+            yield large[512 * 1024 + n : 512 * 1024 + n + 1]
+
+    task = asyncio.create_task(store.quarantine(NAME, TxnId("trickle")).receive(trickle()))
+    await asyncio.sleep(0.2)
+    assert not task.done()
+    await (await receive(store, large)).discard()
+    with pytest.raises(PackRefused, match="too slow while other pushes wait"):
         await task
-    await (await receive(store, pack_of(*history()), "quick")).discard()
     await store.close()
 
 

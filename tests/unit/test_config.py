@@ -1,0 +1,61 @@
+"""What a wrong configuration says, and that it never ends in a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from node.config import Config
+from node.faults import FaultPoint
+from node.keys import KeyRefused, read_private, write_private
+
+
+def write(tmp_path: Path, *lines: str) -> Path:
+    public = write_private(tmp_path / "key.pem")
+    members = [
+        f'[[members]]\nid = "node-{n}"\nurl = "http://127.0.0.1:{3000 + n}"\npublic_keys = ["{public}"]' for n in (1, 2, 3)
+    ]
+    head = ['node_id = "node-1"', 'data_dir = "data"', 'private_key = "key.pem"', *lines]
+    path = tmp_path / "node.toml"
+    path.write_text("\n".join([*head, *members]) + "\n")
+    return path
+
+
+def test_a_quorum_may_be_written_as_a_number(tmp_path: Path) -> None:
+    assert Config.from_file(write(tmp_path, "quorum = 3")).write_quorum == 3
+
+
+def test_paths_are_relative_to_the_file_and_fault_points_have_names(tmp_path: Path) -> None:
+    config = Config.from_file(write(tmp_path, 'fault_points = ["after-accept"]'))
+    assert config.data_dir == tmp_path / "data"
+    assert config.fault_points == (FaultPoint.AFTER_ACCEPT,)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("quorum = 1", "a quorum of 1 of 3 is no majority"),
+        ('fault_points = ["nonsense"]', "fault_points.0: Input should be"),
+        ("prot = 3", "prot: Extra inputs are not permitted"),
+        ("port = [", "is not TOML"),
+        ("suspect_after_s = 0.1", "suspect_after_s must be longer than heartbeat_s"),
+    ],
+)
+def test_serve_says_one_plain_line_and_exits_1(tmp_path: Path, line: str, said: str) -> None:
+    path = write(tmp_path, line)
+    command = [sys.executable, "-P", "-m", "node", "serve", "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Value error" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_key_that_others_can_read_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    write_private(path)
+    path.chmod(0o644)
+    with pytest.raises(KeyRefused, match="run: chmod 600"):
+        read_private(path)
