@@ -103,6 +103,25 @@ def test_two_of_three_go_on_one_alone_refuses_and_both_come_back_by_themselves(c
     assert re.search("committed on|Everything up-to-date", work.git("push", url, "HEAD:main").err)
 
 
+def test_peers_that_fall_silent_cost_one_deadline_and_no_more(cluster: Cluster, work: Work) -> None:
+    """Frozen before git reads the refs: that look must not be paid for on top of the deadline."""
+    name = cluster.create()
+    url = cluster.url(1, name)
+    work.commit()
+    work.git("push", url, "HEAD:main")
+    work.commit()
+    cluster.pause(2)
+    cluster.pause(3)
+    refused = work.git("push", url, "HEAD:main", ok=False)
+    cluster.resume(2)
+    cluster.resume(3)
+    line = clear(refused)
+    assert "node-2" in line
+    assert "node-3" in line
+    assert refused.seconds < DEADLINE_S + 1.0 + GIT_S / 2
+    cluster.agree(name)
+
+
 def test_a_push_that_loses_its_quorum_on_the_way_is_answered_in_time_and_settled(cluster: Cluster, work: Work) -> None:
     """Node 2 dies when git has read the refs: the coordinator may have sent a prepare before it learned of it."""
     name = cluster.create()
