@@ -482,6 +482,8 @@ class Replica:
         make a decision wait. The trace is told of every answer."""
         if outcome.kind is OutcomeKind.COMMITTED and outcome.position is not None:
             await self.wait_applied(outcome.position.version, self._edges.config.abort_timeout_s)
+        elif outcome.sent:
+            self._edges.trace.mark("abort", (submitted,))
         future = self._answers.pop(submitted, None)
         if future is not None and not future.done():
             future.set_result(outcome)
