@@ -3,20 +3,21 @@
 dulwich's own receive-pack handler must not be used: it says "ok" for updates whose compare-and-swap failed, and has no
 quarantine. Here every step can refuse, and nothing is left behind when one does; a transaction is begun only for a push that
 has at least one command worth it. A client that vanishes before its last byte leaves nothing; once the change is submitted,
-the outcome no longer depends on the client.
+the outcome no longer depends on the client. What is refused for missing objects was looked at by a node that is up to date.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 
-from api.git_body import BodyRefused, Budget
+from api.git_body import Budget
 from api.git_exchange import Exchange
 from api.push_commands import BadPushRequest, PushRequest, PushRequestParser
+from api.push_pack import PushPack
 from api.report_status import ATOMIC_FAILED, UNPACK_FAILED, every, reasons_of, remark, report, screen, unknown
 from api.side_band import RESULT, SideBand
 from node.config import Config
-from node.ports import DiskRefused, NodeError, PackRefused, Quarantine, Service, StorageError
+from node.ports import DiskRefused, NodeError, PackRefused, Quarantine, QuarantineIntake, Service, StorageError
 from node.protocol.change import RefUpdate
 from node.protocol.ids import RefName, TxnId
 from node.protocol.names import RepositoryName
@@ -42,7 +43,13 @@ class _Refused(Exception):
         self.reasons = reasons
 
 
-async def receive_pack(exchange: Exchange, service: Service, config: Config, budget: Budget, name: RepositoryName) -> None:
+CatchUp = Callable[[], Awaitable[bool]]
+"""Learns what the others know of the repository, within a bound; says whether that was more than this node knew."""
+
+
+async def receive_pack(
+    exchange: Exchange, service: Service, config: Config, budget: Budget, name: RepositoryName, catch_up: CatchUp
+) -> None:
     """Answer ``POST …/git-receive-pack`` for a repository that exists."""
     pieces = exchange.body.pieces(config.push_commands_bytes_max + config.pack_bytes_max, "the pack")
     with budget.share() as take:
@@ -52,7 +59,7 @@ async def receive_pack(exchange: Exchange, service: Service, config: Config, bud
                 await exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
                 await exchange.answer(HTTPStatus.OK, RESULT, b"")
                 return
-            await _Push(exchange, service, config, name, request).run(head, pieces)
+            await _Push(exchange, service, config, name, request, catch_up).run(PushPack(head, pieces, catch_up))
 
 
 async def _read_request(pieces: AsyncIterator[bytes], bytes_max: int, take: Callable[[int], None]) -> tuple[PushRequest, bytes]:
@@ -69,7 +76,13 @@ class _Push:
     """One push from its commands to its report."""
 
     def __init__(
-        self, exchange: Exchange, service: Service, config: Config, name: RepositoryName, request: PushRequest
+        self,
+        exchange: Exchange,
+        service: Service,
+        config: Config,
+        name: RepositoryName,
+        request: PushRequest,
+        catch_up: CatchUp,
     ) -> None:
         self._exchange = exchange
         self._service = service
@@ -77,16 +90,16 @@ class _Push:
         self._pack_bytes_max = config.pack_bytes_max
         self._name = name
         self._request = request
+        self._catch_up = catch_up
         self._band = SideBand(exchange, enabled=request.side_band, quiet=request.quiet)
-        self._body_fault: BodyRefused | None = None
         self._remark = ""
 
-    async def run(self, head: bytes, pieces: AsyncIterator[bytes]) -> None:
+    async def run(self, pack: PushPack) -> None:
         async with AsyncExitStack() as afterwards:
             # The quarantine goes when the client has its answer: it need not wait for that.
             unpack = "ok"
             try:
-                reasons = await self._push(head, pieces, afterwards)
+                reasons = await self._push(pack, afterwards)
             except _Refused as refused:
                 unpack, reasons = refused.unpack, refused.reasons
             finally:
@@ -101,12 +114,12 @@ class _Push:
         said = report(request.commands, unpack, reasons) if request.wants_report else b""
         await self._band.finish(said, self._remark)
 
-    async def _push(self, head: bytes, pieces: AsyncIterator[bytes], afterwards: AsyncExitStack) -> dict[bytes, str]:
+    async def _push(self, pack: PushPack, afterwards: AsyncExitStack) -> dict[bytes, str]:
         """Per ref, why it was not written."""
         updates, reasons = screen(self._request.commands)
         self._stop_if_hopeless(updates, reasons)
         txn = self._service.new_txn()
-        quarantine = await afterwards.enter_async_context(await self._receive(txn, head, pieces))
+        quarantine = await afterwards.enter_async_context(await self._receive(txn, pack))
         updates, faults = await self._examine(quarantine, updates)
         if faults:
             reasons |= {ref.encode(): reason for ref, reason in faults.items()}
@@ -118,7 +131,10 @@ class _Push:
         self, quarantine: Quarantine, updates: Sequence[RefUpdate]
     ) -> tuple[tuple[RefUpdate, ...], Mapping[RefName, str]]:
         try:
-            return await quarantine.examine(updates)
+            found = await quarantine.examine(updates)
+            if found[1] and await self._catch_up():
+                found = await quarantine.examine(updates)
+            return found
         except NodeError as error:
             raise self._sayable(error) from error
 
@@ -134,35 +150,38 @@ class _Push:
         if not updates:
             raise _Refused("ok", reasons)
 
-    async def _receive(self, txn: TxnId, head: bytes, pieces: AsyncIterator[bytes]) -> Quarantine:
-        request = self._request
+    async def _receive(self, txn: TxnId, pack: PushPack) -> Quarantine:
         try:
-            intake = self._service.intake(self._name, txn, request.shallow)
-            if request.sends_pack:
-                return await intake.receive(self._pack(head, pieces))
+            if self._request.sends_pack:
+                return await self._index(txn, pack)
             await self._exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
             self._band.keep_alive()
-            return await intake.empty()
+            return await self._intake(txn).empty()
         except (PackRefused, DiskRefused) as error:
-            if self._body_fault:
-                raise self._body_fault from error
+            if pack.fault:
+                raise pack.fault from error
             *before, last = str(error).strip().splitlines() or ["refused"]
             if before:
                 self._band.say("\n".join(before))
-            raise _Refused(last, every(request.commands, UNPACK_FAILED)) from error
+            raise _Refused(last, every(self._request.commands, UNPACK_FAILED)) from error
         except NodeError as error:
             raise self._sayable(error) from error
 
-    async def _pack(self, head: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The pack's bytes; at their end the client begins to wait."""
-        if head:
-            yield head
+    async def _index(self, txn: TxnId, pack: PushPack) -> Quarantine:
         try:
-            async for piece in pieces:
-                yield piece
-        except BodyRefused as fault:
-            self._body_fault = fault  # remembered: what an intake makes of it is "early EOF"
-            raise
+            return await self._intake(txn).receive(self._awaited(pack))
+        except PackRefused:
+            if not (pack.repeatable and await self._catch_up()):
+                raise
+            return await self._intake(txn).receive(pack.again())
+
+    def _intake(self, txn: TxnId) -> QuarantineIntake:
+        return self._service.intake(self._name, txn, self._request.shallow)
+
+    async def _awaited(self, pack: PushPack) -> AsyncIterator[bytes]:
+        """The pack's bytes; at their end the client begins to wait."""
+        async for piece in pack.stream():
+            yield piece
         self._band.keep_alive()
 
     async def _submit(self, txn: TxnId, quarantine: Quarantine, updates: Sequence[RefUpdate]) -> dict[bytes, str]:

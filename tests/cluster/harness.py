@@ -145,6 +145,13 @@ class Work:
     def refs(self) -> dict[str, str]:
         return refs_of(self.git("show-ref", ok=False).out)
 
+    def pack(self, new: str, old: str) -> bytes:
+        """What ``new`` has and ``old`` has not, as deltas on what ``old`` has where that is smaller."""
+        command = ["git", "pack-objects", "--quiet", "--thin", "--revs", "--stdout"]
+        wanted = f"{new}\n^{old}\n".encode()
+        done = subprocess.run(command, cwd=self.path, env=git_environment(), input=wanted, capture_output=True, check=True)
+        return done.stdout
+
     def hook(self, name: str, script: str) -> None:
         """A client hook. ``pre-push`` runs when the refs were read, and nothing has been sent."""
         path = self.path / ".git" / "hooks" / name
@@ -291,6 +298,15 @@ class Cluster:
     def resume(self, node: int) -> None:
         os.kill(self.pid(node), signal.SIGCONT)
         self._tainted.pop(node, None)
+
+    def knocking(self, node: int) -> bool:
+        """Whether bytes of a client wait that the node has not read, or not even taken the connection of."""
+        port = self.base_port + node - 1
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, _, state, queues, *_ = line.split()
+            if local.endswith(f":{port:04X}") and state == "01" and int(queues.split(":")[1], 16):
+                return True
+        return False
 
     def will_be_paused(self, *nodes: int) -> str:
         """A line of shell that pauses them; for hooks."""

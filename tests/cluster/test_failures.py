@@ -8,6 +8,7 @@ a fault which never fired fails the test.
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.cluster.harness import (
     txns_of,
     wait,
 )
+from tests.cluster.wire import ZERO, push
 
 pytestmark = pytest.mark.cluster
 
@@ -119,6 +121,33 @@ def test_peers_that_fall_silent_cost_one_deadline_and_no_more(cluster: Cluster, 
     assert "node-2" in line
     assert "node-3" in line
     assert refused.seconds < DEADLINE_S + 1.0 + GIT_S / 2
+    cluster.agree(name)
+
+
+def test_a_push_through_a_node_that_wakes_up_behind_is_taken(cluster: Cluster, work: Work) -> None:
+    """A load balancer showed the client the refs of node 1; its push waits at node 2, which is frozen meanwhile and lacks the
+    commit that the push builds on when it looks at it."""
+    name = cluster.create()
+    work.commit("on all nodes")
+    work.git("push", cluster.url(1, name), "HEAD:main")
+    cluster.agree(name)
+    rounds = 3
+    for number in range(rounds):
+        cluster.pause(2)
+        seen = work.commit(f"seen on node 1, {number}")
+        assert "committed on 2/3" in work.git("push", cluster.url(1, name), "HEAD:main").err
+        new = work.commit(f"on top, {number}")
+        pack = work.pack(new, seen)
+        with ThreadPoolExecutor(1) as pool:
+            pushed = pool.submit(push, cluster.url(2), name, [(ZERO, new, f"refs/heads/b{number}")], pack)
+            wait(lambda: cluster.knocking(2), 5, "the push waits at the frozen node")
+            cluster.resume(2)
+            report = pushed.result()
+        assert (report.unpack, report.refs) == ("ok", {f"refs/heads/b{number}": "ok"})
+        wait(cluster.ready, 10, "node-2 is trusted again")
+    caught_up = cluster.log(2).count("caught up for a push")
+    print(f"\n{cluster.broker}: behind in {caught_up} of {rounds} pushes")  # noqa: T201
+    assert caught_up, "node-2 was never behind"
     cluster.agree(name)
 
 

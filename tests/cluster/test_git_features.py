@@ -178,7 +178,7 @@ def test_an_atomic_push_with_one_stale_ref_fails_as_a_whole_by_hand_too(rabbitmq
     assert report.unpack == "ok"
     assert "fetch first" in report.refs["refs/heads/main"]
     assert "atomic" in report.refs["refs/heads/good"]
-    assert rabbitmq.refs(3, filled) == {"refs/heads/main": new}
+    assert same_everywhere(rabbitmq, filled) == {"refs/heads/main": new}
     loose = push(rabbitmq.url(2), filled, commands, pack_of())
     assert loose.refs["refs/heads/good"] == "ok"
     assert "fetch first" in loose.refs["refs/heads/main"]

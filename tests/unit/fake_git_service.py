@@ -56,6 +56,8 @@ class FakeGitService:
         """Per method, what it raises instead of answering."""
         self.decide: Callable[[TxnId], Outcome | None] = lambda txn: None
         self.before_decision: Callable[[Callable[[str], None]], Any] | None = None
+        self.behind: Callable[[], object] | None = None
+        """Brings what the other nodes have; done by the first linearizable read."""
 
     def create(self, name: str, *, head: str = "refs/heads/main") -> Path:
         path = self.path_of(RepositoryName.parse(name))
@@ -77,6 +79,10 @@ class FakeGitService:
     async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
         self.consistencies.append(consistency)
         self._noted("read")
+        if consistency is Consistency.LINEARIZABLE and self.behind is not None:
+            bring, self.behind = self.behind, None
+            await asyncio.to_thread(bring)
+            self.version += 1
         return await asyncio.to_thread(self._register, name)
 
     def _register(self, name: RepositoryName) -> Register:
