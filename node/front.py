@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from node.config import Config
+from node.fetching import FetchTurns
 from node.liveness import Liveness
 from node.ports import (
-    Busy,
     Clock,
     Consistency,
     DiskRefused,
@@ -39,9 +39,6 @@ from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.staging import Staging
-
-FETCH_WAIT_S = 5.0
-"""How long a fetch waits for its turn before it is told to come back."""
 
 
 class Front:
@@ -75,7 +72,7 @@ class Front:
         self._records = records
         self._staging = staging
         self._state = state
-        self._fetches = asyncio.Semaphore(config.fetches_max)
+        self._fetches = FetchTurns(config.fetches_max, clock)
 
     # ------------------------------------------------------------ writes
 
@@ -223,17 +220,7 @@ class Front:
         return await self._records.find(txn)
 
     async def upload_pack(self, register: Register, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:
-        try:
-            async with asyncio.timeout(FETCH_WAIT_S):
-                await self._fetches.acquire()
-        except TimeoutError as error:
-            raise Busy(f"{self._config.fetches_max} fetches run on this node already") from error
-        try:
-            stream = await self._store.upload_pack(register.name, protocol=protocol, request=request)
-        except BaseException:
-            self._fetches.release()
-            raise
-        return _Fetching(stream, self._fetches)
+        return await self._fetches.begin(lambda: self._store.upload_pack(register.name, protocol=protocol, request=request))
 
     async def size_bytes(self, name: RepositoryName) -> int:
         return await self._store.size_bytes(str(name))
@@ -243,31 +230,3 @@ class Front:
 
     def state(self) -> NodeState:
         return self._state()
-
-
-class _Fetching:
-    """One fetch under way; its turn is given back at its end, or by ``aclose``, even if nobody ever began to read it."""
-
-    def __init__(self, stream: AsyncIterator[bytes], turns: asyncio.Semaphore) -> None:
-        self._stream = stream
-        self._turns: asyncio.Semaphore | None = turns
-
-    def __aiter__(self) -> "_Fetching":
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await anext(self._stream)
-        except BaseException:
-            await self.aclose()
-            raise
-
-    async def aclose(self) -> None:
-        turns, self._turns = self._turns, None
-        if turns is None:
-            return
-        try:
-            if (close := getattr(self._stream, "aclose", None)) is not None:
-                await close()
-        finally:
-            turns.release()

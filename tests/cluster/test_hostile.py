@@ -7,7 +7,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.codec import Codec
 from node.config import Config
+from node.fetching import GRACE_S
 from node.keys import Keyring, public_text, read_private
 from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change, ChangeKind, RefUpdate, Request
 from node.protocol.ids import Ballot, Digest, NodeId, Oid, Position, RefName, RepoId, TxnId
 from node.protocol.messages import Abort, Claim, Commit, Message, Ping, Prepare, Query, Stage
-from tests.cluster.harness import NODES, Cluster, Work, git, wait
-from tests.cluster.wire import ZERO, call, call_json, push
+from tests.cluster.harness import NODES, Cluster, Work, git, timed, wait
+from tests.cluster.wire import ZERO, call, call_json, pkt, push
 from tests.unit.storage_kit import Thing, blob, commit, history, pack_of, ref_delta, tree, varint
 
 pytestmark = pytest.mark.cluster
@@ -327,6 +328,37 @@ def test_a_crowd_of_two_hundred_bad_clients_does_not_delay_a_push(rabbitmq: Clus
     print(f"crowd: {len(crowd.closed_after)} of 200 cut off, latest after {max(crowd.closed_after.values()):.1f} s; statuses")  # noqa: T201
     print(f"{sorted(statuses)}; grown {grown / MIB:.1f} MiB")  # noqa: T201
     assert rabbitmq.agree(name) == 5
+
+
+def test_readers_that_do_not_read_keep_nobody_from_a_clone(direct: Cluster, work: Work, tmp_path: Path) -> None:
+    """As many as there are turns for fetches; each holds one with an answer that it never takes."""
+    name = direct.create(label="slow")
+    (work.path / "noise").write_bytes(os.urandom(16 * MIB))
+    work.git("add", "noise")
+    oid = work.commit("noise")
+    work.git("push", "--quiet", direct.url(2, name), "HEAD:main")
+    direct.agree(name)
+    turns = int(Config.model_fields["fetches_max"].default)
+    body = pkt(f"want {oid} ofs-delta\n".encode()) + b"0000" + pkt(b"done\n")
+    head = (
+        f"POST /{name}.git/git-upload-pack HTTP/1.1\r\nHost: x\r\n"
+        f"Content-Type: application/x-git-upload-pack-request\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with ExitStack() as clients:
+        for _ in range(turns):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port(direct, 2)))
+            client.sendall(head.encode() + body)
+        time.sleep(GRACE_S + 1)
+        with timed() as seconds:
+            copy = direct.clone(2, name, tmp_path / "copy", "--no-checkout")
+            took_s = seconds()
+    gave_way = direct.log(2).count("slow fetch gave way")
+    print(f"\nbehind {turns} readers that do not read a clone took {took_s:.1f} s, {gave_way} gave way")  # noqa: T201
+    assert copy.tip("origin/main") == oid
+    assert gave_way, "nobody was in the way"
+    direct.cli("repo", "delete", name, "--yes")
 
 
 # ---------------------------------------------------------------- forged messages
