@@ -28,12 +28,14 @@ from node.ports import (
     TransportError,
 )
 from node.ports import Replica as ReplicaView
+from node.protocol.batch import Pending, form
 from node.protocol.change import ChangeKind, RefUpdate, Request
 from node.protocol.events import Submitted
 from node.protocol.ids import NodeId, Oid, RefName, RepoId, TxnId
 from node.protocol.messages import HistoryEntry, Query, Status
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind
+from node.protocol.proposal import refusal
 from node.protocol.register import Register
 from node.reading import Reader
 from node.records import Records
@@ -139,18 +141,30 @@ class Front:
         progress: Callable[[str], None] = lambda line: None,
     ) -> Outcome:
         packs = quarantine.packs
+        request = Request(txn, actor, self._config.me, self._clock.wall_ms(), tuple(updates), packs=packs)
+        inline = {pack.sha256: pack for pack in quarantine.inline}
+        large = tuple(pack for pack in packs if pack.sha256 not in inline)
         try:
+            if large and (hopeless := await self._hopeless(name, request, atomic)):
+                return hopeless
             await quarantine.promote()
-            inline = {pack.sha256: pack for pack in quarantine.inline}
             await self._store.stage_inline([(pack, inline[pack.sha256]) for pack in packs if pack.sha256 in inline])
-            large = tuple(pack for pack in packs if pack.sha256 not in inline)
             if large and (problem := await self._staging.on_peers(name, large, progress)):
                 return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=problem, sent=False)
-            request = Request(txn, actor, self._config.me, self._clock.wall_ms(), tuple(updates), packs=packs)
             inline_bytes = sum(len(pack.pack) + len(pack.index) for pack in inline.values())
             return await self._submit(ChangeKind.UPDATE, name, request, atomic, inline_bytes)
         except NodeError as error:
             return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
+
+    async def _hopeless(self, name: RepositoryName, request: Request, atomic: bool) -> Outcome | None:
+        """A push that would be refused for what is committed already: its pack need not travel, nor stay on any disk."""
+        register = (await self._registry.get(name.key)).register
+        pending = Pending.of(Submitted(ChangeKind.UPDATE, request, self._clock.now(), atomic))
+        batch = form(register, [pending])
+        if batch.taken:
+            return None
+        (_, reason), *_ = batch.rejected
+        return refusal(OutcomeKind.REJECTED, pending, reason, register.voters, self._config.write_quorum)
 
     async def _submit(
         self, kind: ChangeKind, name: RepositoryName, request: Request, atomic: bool, inline_bytes: int

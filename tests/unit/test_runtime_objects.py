@@ -14,7 +14,7 @@ from node.protocol.outcome import OutcomeKind
 from node.storage import payloads
 from node.storage.payloads import Stage as DiskStage
 from node.storage.threads import Threads
-from tests.unit.runtime_kit import NAME, A, B, C, Cluster, chunks_of, simulated, until
+from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, chunks_of, simulated, until
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
 BIG = b"z" * 2_000_000
@@ -108,6 +108,19 @@ async def test_a_large_push_without_a_quorum_in_reach_sends_nothing_at_all() -> 
         assert (outcome.kind, outcome.sent) == (ABORTED, False)
         assert "nothing was sent" in outcome.reason
         assert not cluster.network.sent[A, "Stage"]
+
+
+@simulated
+async def test_a_large_push_that_is_stale_already_travels_nowhere_and_stays_nowhere() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.push(A, 1, content=BIG)
+        cluster.network.sent.clear()
+        outcome = await cluster.push(A, 2, content=BIG + b"2")
+        assert (outcome.kind, outcome.sent) == (OutcomeKind.REJECTED, False)
+        assert "fetch first" in dict(outcome.rejections)[MAIN]
+        assert not cluster.network.sent[A, "Stage"]
+        assert pack_of(BIG + b"2")[0].sha256 not in cluster[A].store.staged, "not even here"
 
 
 @simulated
