@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
-from node.protocol import coordinator, voter
+from node.protocol import coordinator_states, session
 from node.protocol.quorum import blocking, majority
 
 S = TypeVar("S", bound=Enum)
@@ -42,6 +43,10 @@ def members(kind: type[Enum], source: str) -> str:
     return "\n".join(lines)
 
 
+def source_of(module: ModuleType) -> str:
+    return Path(str(module.__file__)).read_text()
+
+
 def quorums() -> str:
     """N = 1…7."""
     lines = [
@@ -60,14 +65,12 @@ def quorums() -> str:
 
 def parts() -> dict[str, str]:
     """Every generated part by the name in its markers."""
-    coordinator_source = Path(coordinator.__file__).read_text()
-    voter_source = Path(voter.__file__).read_text()
     return {
         "quorums": quorums(),
-        "coordinator": diagram(coordinator.TRANSITIONS, coordinator.State.IDLE, coordinator.State.STOPPED),
-        "coordinator-states": members(coordinator.State, coordinator_source),
-        "voter": diagram(voter.TRANSITIONS, voter.Phase.ARRIVED, voter.Phase.ANSWERED),
-        "voter-phases": members(voter.Phase, voter_source),
+        "coordinator": diagram(coordinator_states.TRANSITIONS, coordinator_states.State.IDLE, coordinator_states.State.STOPPED),
+        "coordinator-states": members(coordinator_states.State, source_of(coordinator_states)),
+        "voter": diagram(session.TRANSITIONS, session.Phase.ARRIVED, session.Phase.ANSWERED),
+        "voter-phases": members(session.Phase, source_of(session)),
     }
 
 

@@ -1,7 +1,7 @@
 """The coordinator: how this node gets changes of one repository decided (C1–C8, and the settling part of R1).
 
 One change in flight. The machine owns a round or it does not (C2); owning, it proposes: a new change, a change that a claim
-found, or "no change" to abort or to settle. ``TRANSITIONS`` is the whole table; ``_move`` is the only writer of ``state``.
+found, or "no change" to abort or to settle. ``coordinator_states.py`` has the whole table; only ``_move`` writes ``state``.
 
 Two things live longer than a state: ``Doubt``, an own change whose outcome is not certain (its clients are told ``unknown``
 in time, and it is settled in the background), and ``Closing``, a decided change whose answer waits a moment to name all
@@ -10,18 +10,19 @@ voters. Ownership lives here only: after a restart a node owns nothing and claim
     R3's and R4's places (issue "nothing is ever lost"): a claim's majority counts only members with known incarnations.
 """
 
-from collections.abc import Iterable, Mapping
-from enum import Enum
+from collections.abc import Iterable
 
 from node.protocol.acceptor import Accepted, AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
 from node.protocol.batch import Pending, form
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change
+from node.protocol.coordinator_states import TRANSITIONS, State, Trigger
 from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, Note, Send, StageObjects, Undone, Wake, Write
 from node.protocol.events import Committed, Event, ObjectsStaged, Received, SetAside, SettleNow, Submitted, Suspected, Written
 from node.protocol.ids import Ballot, NodeId, Position
-from node.protocol.messages import Abort, Claim, Commit, InlinePack, Prepare, Promise, Refused, TransportRequest, Vote, VoteKind
+from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refused, TransportRequest, Vote, VoteKind
 from node.protocol.outcome import OutcomeKind
+from node.protocol.promises import Promises
 from node.protocol.proposal import Closing, Doubt, Kind, Proposal, outcome, refusal, shortfall
 from node.protocol.quorum import Verdict
 from node.protocol.register import Register, preferred
@@ -29,83 +30,6 @@ from node.protocol.timing import Timing
 
 QUEUE_MAX = 1024
 """Requests that may wait for one repository; the next ones are refused at once."""
-
-
-class State(Enum):
-    """What the coordinator is doing."""
-
-    IDLE = "idle"
-    """Owns nothing, wants nothing."""
-    CLAIMING = "claiming"
-    """Its own promise is being written, or promises are being gathered."""
-    LEARNING = "learning"
-    """A promise named a higher committed version: catching up to it (C3)."""
-    FETCHING = "fetching"
-    """A change was found, its objects are being fetched (C3)."""
-    OWNING = "owning"
-    """Owns the round; nothing in flight."""
-    ISSUING = "issuing"
-    """The next attempt is being accepted durably here, before it is sent (C4)."""
-    PREPARING = "preparing"
-    """Counting votes for a change."""
-    ABORTING = "aborting"
-    """Counting votes for no change."""
-    DECIDING = "deciding"
-    """A quorum is counted; the commit is being signed and written."""
-    WAITING = "waiting"
-    """Ownership lost, or a claim failed: pausing before the next claim."""
-    STOPPED = "stopped"
-    """An alarm was raised; nothing is proposed any more."""
-
-
-class Trigger(Enum):
-    """Why the state changes."""
-
-    WORK = "something to do"
-    BEHIND = "a promise is ahead"
-    FOUND = "a change was found"
-    CLEAR = "nothing must be finished"
-    ISSUE = "next attempt"
-    ACCEPTED_CHANGE = "own yes is durable"
-    ACCEPTED_NONE = "own yes to none is durable"
-    QUORUM = "quorum counted"
-    BLOCKED = "blocking set counted"
-    DECIDED = "commit is durable"
-    LOST = "ownership lost or overtaken"
-    REST = "nothing left to do"
-    ALARM = "alarm"
-
-
-_ENDS: Mapping[Trigger, State] = {Trigger.LOST: State.WAITING, Trigger.ALARM: State.STOPPED}
-
-TRANSITIONS: Mapping[State, Mapping[Trigger, State]] = {
-    State.IDLE: {Trigger.WORK: State.CLAIMING, **_ENDS},
-    State.CLAIMING: {
-        Trigger.BEHIND: State.LEARNING,
-        Trigger.FOUND: State.FETCHING,
-        Trigger.CLEAR: State.OWNING,
-        Trigger.ISSUE: State.ISSUING,
-        **_ENDS,
-    },
-    State.LEARNING: {
-        Trigger.FOUND: State.FETCHING,
-        Trigger.CLEAR: State.OWNING,
-        Trigger.ISSUE: State.ISSUING,
-        **_ENDS,
-    },
-    State.FETCHING: {Trigger.ISSUE: State.ISSUING, **_ENDS},
-    State.OWNING: {Trigger.ISSUE: State.ISSUING, **_ENDS},
-    State.ISSUING: {
-        Trigger.ACCEPTED_CHANGE: State.PREPARING,
-        Trigger.ACCEPTED_NONE: State.ABORTING,
-        **_ENDS,
-    },
-    State.PREPARING: {Trigger.QUORUM: State.DECIDING, Trigger.ISSUE: State.ISSUING, **_ENDS},
-    State.ABORTING: {Trigger.BLOCKED: State.OWNING, **_ENDS},
-    State.DECIDING: {Trigger.DECIDED: State.OWNING, **_ENDS},
-    State.WAITING: {Trigger.WORK: State.CLAIMING, Trigger.REST: State.IDLE, **_ENDS},
-    State.STOPPED: {Trigger.ALARM: State.STOPPED, Trigger.LOST: State.STOPPED},
-}
 
 _BETWEEN_CLAIMS = (State.IDLE, State.WAITING)
 
@@ -137,7 +61,7 @@ class Coordinator:
         self._ballot = record.promised
         """The own round's highest attempt so far, or whatever was promised last."""
         self._seen_round = record.promised.round
-        self._promises: dict[NodeId, Promise] = {}
+        self._promises = Promises()
         self._claim_deadline_at = 0.0
         self._claim_resend_at = 0.0
         self._resume_at = 0.0
@@ -255,7 +179,7 @@ class Coordinator:
             self._move(Trigger.WORK)
         self._seen_round = max(self._seen_round, self.record.promised.round) + 1
         self._ballot = Ballot(self._seen_round, self.me, 0)
-        self._promises = {}
+        self._promises = Promises()
         self._found = None
         self._claim_deadline_at = now + self._timing.prepare_s
         self._out.append(Write(PromiseOp(self.register.repository, self._ballot)))
@@ -294,34 +218,29 @@ class Coordinator:
         elif promise.voters != self.register.voters.digest:
             self._out.append(Alarm(f"{sender} promises for another voter set"))
         else:
-            self._promises[sender] = promise
+            self._promises.add(sender, promise)
             if len(self._promises) >= self.register.voters.majority:
                 self._learn(now)
 
     def _learn(self, now: float) -> None:
         """C3: first catch up to the highest committed version that was promised."""
-        positions = {promise.committed.version: promise.committed for promise in self._promises.values()}
-        highest = positions[max(positions)]
-        here = self.register.position
-        clash = [p.committed for p in self._promises.values() if p.committed.version == here.version and p.committed != here]
-        if clash:
-            self._stop(f"a voter stands at {clash[0]}, this node at {here}")
+        highest, here = self._promises.highest(), self.register.position
+        if clash := self._promises.clash(here):
+            self._stop(f"a voter stands at {clash}, this node at {here}")
         elif highest.version > here.version:
             self._learn_to = highest.version
-            holders = tuple(node for node, p in self._promises.items() if p.committed.version >= highest.version)
             self._move(Trigger.BEHIND)
-            self._out.append(CatchUp(highest.version, holders, told=highest))
+            self._out.append(CatchUp(highest.version, self._promises.at_least(highest.version), told=highest))
         else:
             self._examine(now)
 
     def _examine(self, now: float) -> None:
         """C3: finish what the highest accepted record carries, or make sure that nothing is left of a doubt, or own."""
         here = self.register.position
-        accepted = [promise.accepted for promise in self._promises.values() if promise.accepted is not None]
-        top = max(accepted, key=lambda record: record.ballot, default=None)
+        top = self._promises.top()
         if top is not None and top.change is not None and top.base == here:
             self._fetch(top)
-        elif self._settling or self._doubt or any(a.change is not None and a.base == here for a in accepted):
+        elif self._settling or self._doubt or self._promises.changes_on(here):
             self._issue(Kind.NONE, here, None, now + self._timing.prepare_s, now)
         else:
             self._move(Trigger.CLEAR)
@@ -329,18 +248,9 @@ class Coordinator:
     def _fetch(self, found: Accepted) -> None:
         assert found.change is not None
         self._found = found
-        digest = found.change.position.digest
-        carriers = [
-            (node, promise)
-            for node, promise in self._promises.items()
-            if promise.accepted is not None
-            and promise.accepted.change is not None
-            and promise.accepted.change.position.digest == digest
-        ]
-        holders = tuple(node for node, promise in carriers if promise.staged and node != self.me)
-        packs: dict[str, InlinePack] = {pack.sha256: pack for _, promise in carriers for pack in promise.packs}
+        holders, packs = self._promises.objects_of(found.change.position.digest)
         self._move(Trigger.FOUND)
-        self._out.append(StageObjects(found.change, holders, tuple(packs.values())))
+        self._out.append(StageObjects(found.change, tuple(node for node in holders if node != self.me), packs))
 
     def _on_staged(self, event: ObjectsStaged, now: float) -> None:
         found = self._found.change if self._found else None
@@ -421,8 +331,7 @@ class Coordinator:
         self._settling = False
         self._pauses = 0
         doubt, self._doubt = self._doubt, None
-        seen = [promise.accepted.change for promise in self._promises.values() if promise.accepted is not None]
-        for change in dict.fromkeys(change for change in seen if change and change.base == self.register.position):
+        for change in self._promises.changes_on(self.register.position):
             self._out.append(
                 Undone(change, f"settled by {self.me}: no change was accepted by a blocking set at {self._ballot}")
             )
@@ -474,9 +383,8 @@ class Coordinator:
             self._pause(now)
             return
         voters, record = self.register.voters, event.record
-        self._promises[self.me] = Promise(
-            self.register.repository, voters.digest, self._ballot, 0, record.accepted, record.committed, staged=True
-        )
+        own = Promise(self.register.repository, voters.digest, self._ballot, 0, record.accepted, record.committed, staged=True)
+        self._promises.add(self.me, own)
         if voters.majority == 1:
             self._learn(now)
             return
@@ -664,7 +572,7 @@ class Coordinator:
         self._move(Trigger.LOST)
         self._proposal = None
         self._found = None
-        self._promises = {}
+        self._promises = Promises()
         longest_s = min(self._timing.backoff_s * 2**self._pauses, self._timing.backoff_max_s)
         alive = [self.me, *self._live_peers]
         first = preferred(self.register.repository, self.register.voters, alive) == self.me

@@ -1,6 +1,6 @@
 """The voter: what this node answers to claims, prepares, aborts and commits for one repository (V1–V6, C7, R1).
 
-Each request that comes in is a session with a phase of its own; ``TRANSITIONS`` is the whole table. What is durable is
+Each request that comes in is a session with a phase of its own; ``session.py`` has the whole table. What is durable is
 decided inside the journal's transaction (``acceptor.py``): this machine asks for a conditional write, and looks at what
 became of it. So a prepare that was overtaken by a claim while it waited for objects can not take the promise back.
 
@@ -8,10 +8,6 @@ It refuses to know clocks, disks, sockets and keys. Its partner is ``node/runtim
 
     R4's place (issue "nothing is ever lost"): a rejoining node has no ``Voter`` at all until its mark is cleared.
 """
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
 from node.protocol.change import Change
@@ -27,96 +23,17 @@ from node.protocol.messages import (
     Promise,
     Refused,
     TransportReply,
-    TransportRequest,
     Vote,
     VoteKind,
 )
 from node.protocol.register import Register
+from node.protocol.session import Phase, Session, Trigger
 from node.protocol.timing import Timing
 
 SESSIONS_MAX = 256
 """Requests held for one repository at once; beyond, a voter answers ``lagging`` at once (they are resent)."""
 
-
 JOURNAL_REFUSED = "its journal refused the write"
-
-
-class Phase(Enum):
-    """Where one request stands."""
-
-    ARRIVED = "arrived"
-    """Not looked at yet."""
-    HELD = "held"
-    """C7: a foreign claim that waits, once, for a young change to be decided."""
-    PROMISING = "promising"
-    """V1: the promise is being written."""
-    CATCHING_UP = "catching up"
-    """V2, V3: history is shorter than the request's base; waiting for it to grow."""
-    INFERRING = "inferring"
-    """V2: the base proves that the own accepted change is committed; that is being written."""
-    STAGING = "staging"
-    """V2: objects are being fetched and checked."""
-    ACCEPTING = "accepting"
-    """V2, V4: the acceptance is being written."""
-    COMMITTING = "committing"
-    """V3: the commit is being written."""
-    ANSWERED = "answered"
-    """A reply was given."""
-
-
-class Trigger(Enum):
-    """Why a session moves on."""
-
-    HOLD = "young change in doubt"
-    PROMISE = "may be promised"
-    LAG = "own history is short"
-    INFER = "base proves own change"
-    FETCH = "objects not staged"
-    ACCEPT = "everything checked"
-    COMMIT = "own accepted change is decided"
-    LOOK_AGAIN = "something moved"
-    ANSWER = "answered"
-
-
-TRANSITIONS: Mapping[Phase, Mapping[Trigger, Phase]] = {
-    Phase.ARRIVED: {
-        Trigger.HOLD: Phase.HELD,
-        Trigger.PROMISE: Phase.PROMISING,
-        Trigger.LAG: Phase.CATCHING_UP,
-        Trigger.INFER: Phase.INFERRING,
-        Trigger.FETCH: Phase.STAGING,
-        Trigger.ACCEPT: Phase.ACCEPTING,
-        Trigger.COMMIT: Phase.COMMITTING,
-        Trigger.ANSWER: Phase.ANSWERED,
-    },
-    Phase.HELD: {Trigger.PROMISE: Phase.PROMISING, Trigger.ANSWER: Phase.ANSWERED},
-    Phase.PROMISING: {Trigger.ANSWER: Phase.ANSWERED},
-    Phase.CATCHING_UP: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
-    Phase.INFERRING: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
-    Phase.STAGING: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
-    Phase.ACCEPTING: {
-        Trigger.LOOK_AGAIN: Phase.ARRIVED,
-        Trigger.LAG: Phase.CATCHING_UP,
-        Trigger.ANSWER: Phase.ANSWERED,
-    },
-    Phase.COMMITTING: {Trigger.LOOK_AGAIN: Phase.ARRIVED, Trigger.ANSWER: Phase.ANSWERED},
-    Phase.ANSWERED: {},
-}
-
-
-@dataclass(slots=True)
-class Session:
-    """One request under way."""
-
-    request: int
-    sender: NodeId
-    message: TransportRequest
-    deadline_at: float
-    phase: Phase = Phase.ARRIVED
-    held_until: float = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Session {self.request} {type(self.message).__name__} of {self.sender} {self.phase.name}>"
 
 
 class Voter:
@@ -216,9 +133,9 @@ class Voter:
         elif (until := self._hold_until(claim.ballot)) > now:
             session.held_until = min(until, session.deadline_at)
             self._held[claim.ballot.round, claim.ballot.node] = until
-            self._move(session, Trigger.HOLD)
+            session.move(Trigger.HOLD)
         else:
-            self._move(session, Trigger.PROMISE)
+            session.move(Trigger.PROMISE)
             self._out.append(Write(PromiseOp(claim.repository, claim.ballot)))
 
     def _hold_until(self, claim: Ballot) -> float:
@@ -236,7 +153,7 @@ class Voter:
             if self.stopped:
                 self._refuse(session, f"not voting: {self.stopped}")
             elif self._hold_until_passed(session, now):
-                self._move(session, Trigger.PROMISE)
+                session.move(Trigger.PROMISE)
                 ballot = session.message.ballot if isinstance(session.message, Claim) else None
                 assert ballot is not None
                 self._out.append(Write(PromiseOp(self.register.repository, ballot)))
@@ -267,12 +184,12 @@ class Voter:
             self._vote(session, VoteKind.NO, reason)
         elif change is not None and change.packs and change.position.digest not in self._staged:
             assert isinstance(message, Prepare)
-            self._move(session, Trigger.FETCH)
+            session.move(Trigger.FETCH)
             self._out.append(StageObjects(change, (*message.holders, session.sender), message.packs))
         else:
             if change is not None and (staged := self._staged.get(change.position.digest)):
                 self._staged[change.position.digest] = (change, max(staged[1], ballot))
-            self._move(session, Trigger.ACCEPT)
+            session.move(Trigger.ACCEPT)
             self._out.append(Write(AcceptOp(message.repository, ballot, base, change)))
 
     def _objection(self, change: Change, quorum: int) -> str | None:
@@ -294,10 +211,10 @@ class Voter:
         """V2: the base is ahead. The own accepted change may lead exactly there; then the base proves it committed."""
         own = self.record.in_doubt
         if own is not None and own.base == self.register.position and own.position == base:
-            self._move(session, Trigger.INFER)
+            session.move(Trigger.INFER)
             self._out.append(Write(CommitOp(own.repository, own)))
         else:
-            self._move(session, Trigger.LAG)
+            session.move(Trigger.LAG)
             self._out.append(CatchUp(base.version, (session.sender,), told=base))
 
     def _look_at_commit(self, session: Session, commit: Commit) -> None:
@@ -311,10 +228,10 @@ class Voter:
             self._out.append(Witness(commit.certificate))
             self._acknowledge(session)
         elif own is not None and own.base == position and own.position == commit.position:
-            self._move(session, Trigger.COMMIT)
+            session.move(Trigger.COMMIT)
             self._out.append(Write(CommitOp(own.repository, own), commit.certificate))
         else:
-            self._move(session, Trigger.LAG)
+            session.move(Trigger.LAG)
             self._out.append(CatchUp(commit.position.version, (session.sender,), told=commit.position))
 
     # ------------------------------------------------------------ what became of it
@@ -360,7 +277,7 @@ class Voter:
                     self._again(session, now)
                 case WriteVerdict.MOVED:
                     # History grew, and the event that says so is on its way: wait for it instead of asking again at once.
-                    self._move(session, Trigger.LAG)
+                    session.move(Trigger.LAG)
 
     def _on_commit_written(self, event: Written, now: float) -> None:
         assert isinstance(event.op, CommitOp)
@@ -440,17 +357,14 @@ class Voter:
         return [session for session in self._sessions.values() if session.phase in phases]
 
     def _again(self, session: Session, now: float) -> None:
-        self._move(session, Trigger.LOOK_AGAIN)
+        session.move(Trigger.LOOK_AGAIN)
         if self.stopped:
             self._refuse(session, f"not voting: {self.stopped}")
         else:
             self._look(session, now)
 
-    def _move(self, session: Session, trigger: Trigger) -> None:
-        session.phase = TRANSITIONS[session.phase][trigger]
-
     def _answer(self, session: Session, reply: TransportReply) -> None:
-        self._move(session, Trigger.ANSWER)
+        session.move(Trigger.ANSWER)
         del self._sessions[session.request]
         self._out.append(Reply(session.request, reply))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 from node.protocol.change import ChangeKind
-from node.protocol.coordinator import State
+from node.protocol.coordinator_states import State
 from node.protocol.effects import Effect, Wake
 from node.protocol.events import Written
 from node.protocol.ids import ZERO_OID, NodeId, RefName, TxnId

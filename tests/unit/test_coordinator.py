@@ -6,7 +6,8 @@ import pytest
 
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, PromiseOp, WriteVerdict
 from node.protocol.change import Change
-from node.protocol.coordinator import QUEUE_MAX, TRANSITIONS, Coordinator, State, Trigger
+from node.protocol.coordinator import QUEUE_MAX, Coordinator
+from node.protocol.coordinator_states import TRANSITIONS, State, Trigger
 from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, StageObjects, Undone
 from node.protocol.events import ObjectsStaged, SetAside, SettleNow, Suspected, Written
 from node.protocol.ids import NodeId, RefName

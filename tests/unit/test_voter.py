@@ -10,7 +10,8 @@ from node.protocol.events import ObjectsStaged, SetAside, Suspected, Written
 from node.protocol.ids import Digest, Position
 from node.protocol.messages import Acknowledged, Promise, Refused, Vote, VoteKind
 from node.protocol.quorum import VoterSet
-from node.protocol.voter import SESSIONS_MAX, TRANSITIONS, Phase, Trigger, Voter
+from node.protocol.session import TRANSITIONS, Phase, Trigger
+from node.protocol.voter import SESSIONS_MAX, Voter
 from tests.scenarios.values import REPOSITORY
 from tests.unit.desk import Desk, abort, claim, commit, prepare, replies, voter_desk, wishes
 from tests.unit.machine_values import BASE, RECORD, REGISTER, TIMING, A, B, C, ballot, change, only
