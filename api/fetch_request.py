@@ -8,6 +8,7 @@ Reference: gitprotocol-v2(5), gitprotocol-http(5).
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from api.pkt import BadPktLine, Special, packets
 
@@ -80,10 +81,7 @@ def _v0(first: bytes | Special, lines: Iterator[bytes | Special]) -> Objects:
 
 
 def _v2(first: bytes | Special, lines: Iterator[bytes | Special]) -> LsRefs | Objects:
-    command = first.removeprefix(b"command=") if isinstance(first, bytes) else b""
-    if first == command or command not in (b"ls-refs", b"fetch"):
-        raise BadFetchRequest(f"invalid command {command[:100]!r}")
-    end = _v2_capabilities(lines)
+    command, end = _v2_head(chain((first,), lines))
     arguments: list[bytes] = []
     if end is Special.DELIM:
         end = None
@@ -98,17 +96,27 @@ def _v2(first: bytes | Special, lines: Iterator[bytes | Special]) -> LsRefs | Ob
     return _ls_refs(arguments) if command == b"ls-refs" else Objects()
 
 
-def _v2_capabilities(lines: Iterator[bytes | Special]) -> Special | None:
-    """Read up to the packet that ends the capabilities."""
+def _v2_head(lines: Iterator[bytes | Special]) -> tuple[bytes, Special | None]:
+    """The command among its capabilities, and the packet that ends them. The order is free: git 2.30 names the object
+    format before the command, against gitprotocol-v2(5), and git's own server takes it (``serve.c``, ``process_request``)."""
+    command = b""
+    end: Special | None = None
     for line in lines:
         if isinstance(line, Special):
-            return line
+            end = line
+            break
         key, _, value = line.partition(b"=")
-        if key not in _V2_CAPABILITIES:
+        if key == b"command":
+            if command or value not in (b"ls-refs", b"fetch"):
+                raise BadFetchRequest(f"invalid command {value[:100]!r}")
+            command = value
+        elif key not in _V2_CAPABILITIES:
             raise BadFetchRequest(f"unknown capability {line[:100]!r}")
-        if key == b"object-format" and value != b"sha1":
+        elif key == b"object-format" and value != b"sha1":
             raise BadFetchRequest("mismatched object format: server sha1")
-    return None
+    if not command:
+        raise BadFetchRequest("no command requested")
+    return command, end
 
 
 def _ls_refs(arguments: list[bytes]) -> LsRefs:

@@ -35,6 +35,9 @@ NODES = (1, 2, 3)
 READY_TIMEOUT_S = 60.0
 LOCAL = {"X-Gitquorum-Consistency": "local"}
 
+GIT = os.environ.get("GITQUORUM_TEST_GIT", "git")
+"""The client's git; the nodes run the one on the path."""
+
 Got = TypeVar("Got")
 
 _TXN = re.compile(r"\b\d{8}-[0-9a-f]{20}(?:\.\d+)?\b")
@@ -109,7 +112,7 @@ def git_environment(**more: str) -> dict[str, str]:
 def git(*arguments: str, cwd: Path, ok: bool = True, timeout_s: float = 90.0, stdin: bytes = b"", **env: str) -> Ran:
     """Stock git with an environment of its own."""
     settings = ("-c", "init.defaultBranch=main", "-c", "core.fsync=none", "-c", "gc.auto=0", "-c", "maintenance.auto=false")
-    return run(["git", *settings, *arguments], git_environment(**env), cwd, timeout_s, ok, stdin)
+    return run([GIT, *settings, *arguments], git_environment(**env), cwd, timeout_s, ok, stdin)
 
 
 def refs_of(listing: str) -> dict[str, str]:
@@ -147,7 +150,7 @@ class Work:
 
     def pack(self, new: str, old: str) -> bytes:
         """What ``new`` has and ``old`` has not, as deltas on what ``old`` has where that is smaller."""
-        command = ["git", "pack-objects", "--quiet", "--thin", "--revs", "--stdout"]
+        command = [GIT, "pack-objects", "--quiet", "--thin", "--revs", "--stdout"]
         wanted = f"{new}\n^{old}\n".encode()
         done = subprocess.run(command, cwd=self.path, env=git_environment(), input=wanted, capture_output=True, check=True)
         return done.stdout

@@ -16,7 +16,7 @@ from threading import Barrier
 
 import pytest
 
-from tests.cluster.harness import DEADLINE_S, NODES, Cluster, Ran, Work, git, wait
+from tests.cluster.harness import DEADLINE_S, GIT, NODES, Cluster, Ran, Work, git, wait
 
 pytestmark = pytest.mark.cluster
 
@@ -160,7 +160,7 @@ def test_a_killed_client_leaves_its_push_whole_or_absent(cluster: Cluster, work:
     with cluster.leaving_nothing(stage=False, timeout_s=10):
         for delay_s in (0.03, 0.08, 0.15):
             pushing = subprocess.Popen(
-                ["git", "-C", str(work.path), "push", "-q", cluster.url(1, name), "HEAD:main"],
+                [GIT, "-C", str(work.path), "push", "-q", cluster.url(1, name), "HEAD:main"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,

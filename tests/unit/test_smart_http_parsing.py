@@ -228,6 +228,12 @@ def test_well_formed_fetches_are_recognised() -> None:
     assert read_request(pkt(b"command=ls-refs\n") + b"0000", 2) == LsRefs()
 
 
+def test_a_client_may_name_its_object_format_before_its_command() -> None:
+    """git 2.30 (Debian 11) does, for fetches."""
+    old = pkt(b"object-format=sha1") + pkt(b"command=fetch") + pkt(b"agent=git/2.30.2") + b"0001" + pkt(b"done\n") + b"0000"
+    assert read_request(old, 2) == Objects()
+
+
 def test_ls_refs_arguments_are_read_and_prefixes_made_the_shortest() -> None:
     arguments = (b"peel\n", b"symrefs\n", b"unborn\n", b"ref-prefix refs/tags/v", b"ref-prefix HEAD", b"ref-prefix refs/tags/")
     asked = read_request(pkt(b"command=ls-refs\n") + b"0001" + b"".join(map(pkt, arguments)) + b"0000", 2)
@@ -261,6 +267,8 @@ def test_prefixes_match_as_the_simple_way_would(prefixes: list[str], name: str) 
         (2, pkt(b"command=fetch") + pkt(b"object-format=sha256") + b"0000"),
         (2, pkt(b"command=ls-refs") + b"0001" + pkt(b"bogus") + b"0000"),
         (2, pkt(b"command=ls-refs") + b"0002"),
+        (2, pkt(b"command=fetch") + pkt(b"command=fetch") + b"0000"),
+        (2, pkt(b"object-format=sha1") + b"0000"),
         (2, b"0001"),
     ],
 )
