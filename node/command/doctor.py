@@ -5,7 +5,6 @@ made, with one those of its folder, processes, ports and peers, too.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +21,8 @@ from node.command.state import Cluster, Home, NodePlace
 from node.command.status import node_status
 from node.config import Config
 from node.keys import KeyRefused, read_private
+from node.storage.git import VERSION_MIN, version_of
 
-GIT_VERSION_MIN = (2, 25)
 FREE_BYTES_MIN = 1024**3
 
 
@@ -82,11 +81,12 @@ def git_version() -> list[Finding]:
 
 def judge_git(said: str) -> Finding:
     """From the output of ``git --version``."""
-    match = re.search(r"(\d+)\.(\d+)", said)
-    if match is None:
+    version = version_of(said)
+    if version is None:
         return Finding("git", "problem", f"unknown version: {said.strip()}", "apt-get install git")
-    if (int(match[1]), int(match[2])) < GIT_VERSION_MIN:
-        return Finding("git", "problem", f"{said.strip()} is older than 2.25", "apt-get install git")
+    if version < VERSION_MIN:
+        wanted = ".".join(map(str, VERSION_MIN))
+        return Finding("git", "problem", f"{said.strip()} is older than {wanted}, which a node needs", "apt-get install git")
     return Finding("git", "ok", said.strip())
 
 

@@ -11,6 +11,7 @@ Whoever starts a process ends it: ``GitProcess`` is an async context manager tha
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import signal
@@ -32,6 +33,15 @@ READ_BYTES = 64 * 1024
 
 STDERR_BYTES_MAX = 16 * 1024
 END_GRACE_S = 2.0
+
+VERSION_MIN = (2, 31)
+"""An older one does not know ``GIT_CONFIG_COUNT``, and so ignores every limit and safeguard that is configuration."""
+
+
+def version_of(said: str) -> tuple[int, int] | None:
+    """From the output of ``git --version``; vendors append words of their own."""
+    match = re.match(r"git version (\d+)\.(\d+)", said)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,7 @@ class Git:
         found = shutil.which("git")
         if found is None:
             raise StorageError("git is not installed; install it, for example with: apt-get install git")
+        _check_version(found)
         self._binary = found
         self._limits = limits
         self.threads = threads
@@ -248,3 +259,15 @@ class GitProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.end()
+
+
+def _check_version(binary: str) -> None:
+    """Once per start. Raises ``StorageError``."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StorageError(f"{binary} does not run: {error}") from error
+    version = version_of(said)
+    if version is None or version < VERSION_MIN:
+        wanted = ".".join(map(str, VERSION_MIN))
+        raise StorageError(f"{binary} says {said!r}; a node needs git {wanted} or newer (clients may be older)")

@@ -93,8 +93,8 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("said", "state"),
     [
         ("git version 2.39.5", "ok"),
-        ("git version 2.25.0 (Apple Git-1)", "ok"),
-        ("git version 2.24.4", "problem"),
+        ("git version 2.31.0 (Apple Git-1)", "ok"),
+        ("git version 2.30.2", "problem"),
         ("git version 1.8", "problem"),
         ("?", "problem"),
     ],

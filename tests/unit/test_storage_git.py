@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from dulwich.protocol import pkt_line
 
-from node.ports import DiskRefused, RepositoryAbsent
+from node.ports import DiskRefused, RepositoryAbsent, StorageError
 from node.storage.git import Git, GitLimits, Spawned
 from node.storage.objects import DiskObjects
 from node.storage.quarantine import git_words
@@ -200,3 +201,22 @@ def _children() -> list[str]:
             if b"upload-pack" in command:
                 found.append(pid)
     return found
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo git version 2.30.2", "says 'git version 2.30.2'; a node needs git 2.31 or newer"),
+        ("echo hello", "says 'hello'; a node needs git 2.31"),
+        ("exit 3", "does not run"),
+    ],
+)
+def test_a_git_that_would_ignore_the_limits_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+) -> None:
+    """Before 2.31 git knows no GIT_CONFIG_COUNT."""
+    (tmp_path / "git").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StorageError, match=re.escape(reason)):
+        Git(tmp_path, GitLimits(), Threads(1))
