@@ -15,7 +15,7 @@ from typing import Any
 from pika.exceptions import AMQPError
 
 from broker.connection import Link, LinkLost, Session
-from broker.topology import INSPECT_QUEUE, Topology, for_node, inbox, replies
+from broker.topology import INSPECT_QUEUE, Topology, inbox, replies
 from node.protocol.ids import NodeId
 
 PREFETCH = 64
@@ -50,20 +50,20 @@ class Delivery:
 
 
 class Consumer:
-    """Feeds ``on_request`` and ``on_reply`` while ``link.up``; both run on the loop and must be short."""
+    """Declares ``topology``, then feeds ``on_request`` and ``on_reply`` while ``link.up``; both run on the loop: be short."""
 
     def __init__(
         self,
         url: str,
+        topology: Topology,
         me: NodeId,
-        inspect_length: int,
         *,
         on_request: Callable[[Delivery], None],
         on_reply: Callable[[Delivery], None],
     ) -> None:
         self.link = Link(url, f"gitquorum {me} consume", self._set_up)
         self._me = me
-        self._topology = for_node(me, inspect_length)
+        self._topology = topology
         self._on_request = on_request
         self._on_reply = on_reply
         self._session: Session | None = None

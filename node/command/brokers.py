@@ -139,7 +139,8 @@ def passwords(home: Home, cluster: Cluster) -> dict[str, str]:
 def _definitions(home: Home, cluster: Cluster) -> Mapping[str, Any]:
     words = passwords(home, cluster)
     members = [NodeId(node.id) for node in cluster.nodes]
-    return definitions(members, words, Config.from_file(cluster.nodes[0].config).inspect_length)
+    config = Config.from_file(cluster.nodes[0].config)
+    return definitions(members, words, config.inspect_length, queue_type=config.queue_type)
 
 
 def _make(kind: str, home: Home, cluster: Cluster, wanted: str, image: str) -> Broker:

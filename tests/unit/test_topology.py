@@ -10,9 +10,19 @@ import pytest
 from broker.kinds import TRANSPORT_REPLIES, TRANSPORT_REQUESTS
 from broker.topology import (
     DEAD_EXCHANGE,
+    DEAD_QUEUE,
+    DELIVERIES_MAX,
     EXCHANGE,
     INSPECT_QUEUE,
+    LOOKS_MAX,
+    NODE_CHANNELS_MAX,
+    NODE_CONNECTIONS_MAX,
     OPERATOR,
+    OPERATOR_CHANNELS_MAX,
+    OPERATOR_CONNECTIONS_MAX,
+    SPARE_QUEUES_MAX,
+    VHOST,
+    QueueType,
     definitions,
     for_node,
     inbox,
@@ -31,24 +41,48 @@ def emitted() -> dict[str, Any]:
     return definitions(MEMBERS, PASSWORDS, 1000)
 
 
-def test_definitions_hold_exactly_what_the_nodes_declare() -> None:
-    parts = [for_node(node, 1000) for node in MEMBERS]
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_definitions_hold_exactly_what_the_nodes_declare(queue_type: QueueType) -> None:
+    parts = [for_node(node, 1000, queue_type) for node in MEMBERS]
     queues = {q.name: dict(q.arguments) for part in parts for q in (*part.queues, part.inspect) if q}
     bindings = {(b.source, b.queue, b.key) for part in parts for b in (*part.bindings, *part.inspect_bindings)}
     exchanges = {(e.name, e.type) for part in parts for e in part.exchanges}
-    data = emitted()
+    data = definitions(MEMBERS, PASSWORDS, 1000, queue_type=queue_type)
     assert {q["name"]: q["arguments"] for q in data["queues"]} == queues
     assert {(b["source"], b["destination"], b["routing_key"]) for b in data["bindings"]} == bindings
     assert {(e["name"], e["type"]) for e in data["exchanges"]} == exchanges
     assert all(item["durable"] and not item["auto_delete"] for item in data["queues"] + data["exchanges"])
 
 
-def test_every_queue_is_classic_and_bounded_in_length_bytes_and_age() -> None:
-    for queue in emitted()["queues"]:
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_every_queue_is_of_the_kind_asked_for_and_bounded_in_length_bytes_and_age(queue_type: QueueType) -> None:
+    for queue in definitions(MEMBERS, PASSWORDS, 1000, queue_type=queue_type)["queues"]:
         arguments = queue["arguments"]
-        assert arguments["x-queue-type"] == "classic"
+        assert arguments["x-queue-type"] == queue_type
         assert min(arguments[name] for name in ("x-max-length", "x-max-length-bytes", "x-message-ttl")) > 0
         assert arguments["x-overflow"] == "drop-head"
+
+
+def test_quorum_queues_leave_nothing_to_a_servers_defaults_and_looking_does_not_use_messages_up() -> None:
+    for queue in definitions(MEMBERS, PASSWORDS, 1000, queue_type="quorum")["queues"]:
+        arguments, shelf = queue["arguments"], queue["name"] in (INSPECT_QUEUE, DEAD_QUEUE)
+        assert arguments["x-delivery-limit"] == (LOOKS_MAX if shelf else DELIVERIES_MAX)
+        assert arguments["x-quorum-initial-group-size"] == 3
+        assert arguments["x-queue-leader-locator"] == "balanced"
+        assert ("x-dead-letter-strategy" in arguments) == ("x-dead-letter-exchange" in arguments) == (not shelf)
+
+
+def test_users_and_vhost_have_limits_that_the_traffic_fits_in() -> None:
+    data = emitted()
+    limits = {user["name"]: user["limits"] for user in data["users"]}
+    for node in MEMBERS:
+        assert limits[node] == {"max-connections": NODE_CONNECTIONS_MAX, "max-channels": NODE_CHANNELS_MAX}
+    assert limits[OPERATOR] == {"max-connections": OPERATOR_CONNECTIONS_MAX, "max-channels": OPERATOR_CHANNELS_MAX}
+    (parameter,) = data["parameters"]
+    assert (parameter["vhost"], parameter["component"], parameter["name"]) == (VHOST, "vhost-limits", "limits")
+    # No user can be kept out by the others: together they may have what each of them may have.
+    assert parameter["value"]["max-connections"] == sum(each["max-connections"] for each in limits.values())
+    assert parameter["value"]["max-queues"] == len(data["queues"]) + SPARE_QUEUES_MAX
 
 
 def test_what_nodes_consume_has_a_dead_letter_exchange() -> None:
