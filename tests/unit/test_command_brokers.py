@@ -1,6 +1,7 @@
 """Which broker is taken, and how nodes are told; Docker is a script that writes down how it was called."""
 
 import socket
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,15 +154,27 @@ def test_a_docker_command_without_an_engine_is_no_engine(tmp_path: Path, monkeyp
 
 
 def test_the_container_listens_on_loopback_and_loads_the_definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_docker(tmp_path, monkeypatch, "[ $1 != info ] || echo 28.2.2")
+    copied = tmp_path / "copied.tar"
+    calls = fake_docker(tmp_path, monkeypatch, f"[ $1 != info ] || echo 28.2.2; [ $1 != cp ] || cat >{copied}")
     assert docker.engine()
     box = docker.Container(tmp_path / "broker", "rabbitmq:4.1-management")
     box.create({"vhosts": []}, 5001, 5002)
     said = calls.read_text().splitlines()
     created = next(line for line in said if line.startswith("create"))
     assert "--publish 127.0.0.1:5001:5672 --publish 127.0.0.1:5002:15672 rabbitmq:4.1-management" in created
-    assert [line.split()[0] for line in said] == ["info", "rm", "create", "cp", "cp", "start"]
-    assert (tmp_path / "broker" / "gitquorum.json").read_text() == '{"vhosts": []}'
+    assert [line.split()[0] for line in said] == ["info", "rm", "create", "cp", "start"]
+    with tarfile.open(copied) as archive:
+        files = {entry.name: archive.extractfile(entry) for entry in archive if entry.mode == 0o644}
+        read = {name: file.read().decode() for name, file in files.items() if file}
+    assert read["etc/rabbitmq/gitquorum.json"] == '{"vhosts": []}'
+    assert "load_definitions = /etc/rabbitmq/gitquorum.json" in read["etc/rabbitmq/conf.d/90-gitquorum.conf"]
+
+
+def test_a_container_that_cannot_be_started_is_removed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_docker(tmp_path, monkeypatch, "[ $1 != start ] || { echo 'port is already allocated' >&2; exit 1; }")
+    with pytest.raises(CommandError, match="port is already allocated"):
+        docker.Container(tmp_path / "broker").create({}, 5001, 5002)
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == ["rm", "create", "cp", "start", "rm"]
 
 
 def test_dockers_own_words_reach_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
