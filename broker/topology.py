@@ -10,7 +10,9 @@ the queues shall outlive a broker. Users and vhost have limits, so that one brok
 receiver's queues. One binding ``#`` would be simpler, but then every message had a queue to go to, and ``mandatory`` could
 never report a receiver that has none.
 
-Everything that a node declares again after a reconnect is what its user may configure, and no more.
+A node declares its own queues at every reconnect, and they are what its user may configure: it cannot delete what others need.
+The inspect queue is the exception, since its length is a node's setting. The exchanges and the dead letters come with
+``definitions``; a node makes them only where they are missing and its user may, that is on a broker that one user shares.
 """
 
 import os
@@ -73,6 +75,8 @@ class Queue:
 
     name: str
     arguments: Mapping[str, Any]
+    shared: bool = False
+    """Whether it is everybody's: then a node only makes it where it is missing, and where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +147,14 @@ def for_node(node: NodeId, inspect_length: int, queue_type: QueueType = "classic
 def whole(members: Sequence[NodeId], inspect_length: int, queue_type: QueueType = "classic") -> Topology:
     """All of it. ``inspect_length`` 0 leaves the inspect queue out."""
     consumed, shelf = _kind(queue_type, DELIVERIES_MAX, dead_letters=True), _kind(queue_type, LOOKS_MAX)
-    queues = [Queue(DEAD_QUEUE, _bounds(DEAD_LENGTH_MAX, SHELF_BYTES_MAX, _WEEK_MS) | shelf)]
-    bindings = [Binding(DEAD_EXCHANGE, DEAD_QUEUE, "#")]
-    watched = []
+    queues = [Queue(DEAD_QUEUE, _bounds(DEAD_LENGTH_MAX, SHELF_BYTES_MAX, _WEEK_MS) | shelf, shared=True)]
+    bindings, watched = [], []
     for node in members:
         for queue, kinds in ((inbox(node), TRANSPORT_REQUESTS), (replies(node), TRANSPORT_REPLIES)):
             queues.append(Queue(queue, _bounds(QUEUE_LENGTH_MAX, QUEUE_BYTES_MAX, _MINUTE_MS) | consumed))
             bindings += [Binding(EXCHANGE, queue, f"*.{_word(node)}.{kind.word}") for kind in kinds]
-        watched.append(Binding(EXCHANGE, INSPECT_QUEUE, _inspect_key(node)))
+        bindings.append(Binding(DEAD_EXCHANGE, DEAD_QUEUE, _any_key(node)))
+        watched.append(Binding(EXCHANGE, INSPECT_QUEUE, _any_key(node)))
     inspect = Queue(INSPECT_QUEUE, _bounds(inspect_length, SHELF_BYTES_MAX, _WEEK_MS) | shelf) if inspect_length else None
     return Topology(
         (Exchange(EXCHANGE), Exchange(DEAD_EXCHANGE)),
@@ -165,7 +169,8 @@ def permissions(node: NodeId) -> Permissions:
     """Of the broker user that bears the node's name: as little as ``for_node`` and the traffic need.
 
     A queue is declared with a dead-letter exchange: that takes write on the exchange. A queue is bound: that takes write on
-    the queue, read on the exchange, and read on the topic; hence a node cannot bind its queue to what is meant for another.
+    the queue, read on the exchange, and read on the topic; hence a node cannot bind its queue to what is meant for another,
+    alive or dead. Whoever may configure something may also delete it: of the shared parts that is the inspect queue only.
     """
     own = "|".join(re.escape(queue) for queue in (inbox(node), replies(node)))
     shared = "|".join(re.escape(name) for name in (EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, INSPECT_QUEUE))
@@ -174,10 +179,10 @@ def permissions(node: NodeId) -> Permissions:
     for_own_name = rf"^\*\.{word}\.([a-z]+|\*)$"
     return Permissions(
         user=str(node),
-        configure=f"^({own}|{shared})$",
+        configure=f"^({own}|{re.escape(INSPECT_QUEUE)})$",
         write=f"^({own}|{shared})$",
         read=f"^({own}|{re.escape(EXCHANGE)}|{re.escape(DEAD_EXCHANGE)})$",
-        topics=((EXCHANGE, in_own_name, for_own_name), (DEAD_EXCHANGE, in_own_name, "^#$")),
+        topics=((EXCHANGE, in_own_name, for_own_name), (DEAD_EXCHANGE, "^$", for_own_name)),
     )
 
 
@@ -244,7 +249,8 @@ def _word(node: NodeId) -> str:
     return node.replace(".", "%2E")
 
 
-def _inspect_key(node: NodeId) -> str:
+def _any_key(node: NodeId) -> str:
+    """Whatever is meant for ``node``; a dead letter keeps the key it came with."""
     return f"*.{_word(node)}.*"
 
 

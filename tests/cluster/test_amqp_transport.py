@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from broker.kinds import BY_WORD
-from broker.topology import DEAD_QUEUE, EXCHANGE, INSPECT_QUEUE, OPERATOR, VHOST, inbox, routing_key
+from broker.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXCHANGE, INSPECT_QUEUE, OPERATOR, VHOST, inbox, routing_key
 from node.ports import NoAnswer, PeerUnreachable, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Refused, TransportReply, TransportRequest
-from tests.cluster.brokers import ONE, PASSWORDS, TWO, Broker, broker_definitions
+from tests.cluster.brokers import ADMIN, ONE, PASSWORDS, THREE, TWO, Broker, broker_definitions
 from tests.cluster.transports import AmqpCluster, amqp_cluster, codec, until
 from tests.unit.broker_samples import claim, prepare, refused
 
@@ -124,23 +124,38 @@ async def test_a_deleted_queue_is_declared_again(cluster: AmqpCluster) -> None:
     assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
 
 
-async def test_nodes_declare_by_themselves_exactly_what_definitions_say(cluster: AmqpCluster) -> None:
-    def shape() -> tuple[dict[str, Any], set[tuple[str, str, str]]]:
+async def test_nodes_that_share_a_user_declare_by_themselves_exactly_what_definitions_say(cluster: AmqpCluster) -> None:
+    """On a broker that only a URL is known of, nobody loads definitions."""
+
+    def shape() -> tuple[dict[str, Any], set[tuple[str, str, str]], dict[str, str]]:
         queues = {q["name"]: q["arguments"] for q in cluster.broker.api(f"queues/{VHOST}")}
         bindings = cluster.broker.api(f"bindings/{VHOST}")
-        return queues, {(b["source"], b["destination"], b["routing_key"]) for b in bindings if b["source"]}
+        exchanges = {e["name"]: e["type"] for e in cluster.broker.api(f"exchanges/{VHOST}") if "gitquorum" in e["name"]}
+        return queues, {(b["source"], b["destination"], b["routing_key"]) for b in bindings if b["source"]}, exchanges
 
     data = broker_definitions()
     said = (
         {q["name"]: q["arguments"] for q in data["queues"]},
-        {(b["source"], b["destination"], b["routing_key"]) for b in data["bindings"]},
+        {(b["source"], b["destination"], b["routing_key"]) for b in data["bindings"]}
+        - {(DEAD_EXCHANGE, DEAD_QUEUE, "*.ghost.*")},
+        {e["name"]: e["type"] for e in data["exchanges"]},
     )
     for queue in said[0]:
         await asyncio.to_thread(cluster.broker.api, f"queues/{VHOST}/{queue}", method="DELETE")
-    assert not (await asyncio.to_thread(shape))[0]
-    for node in (ONE, TWO, NodeId("node-3")):
-        await cluster.start(node)
+    for exchange in said[2]:
+        await asyncio.to_thread(cluster.broker.api, f"exchanges/{VHOST}/{exchange}", method="DELETE")
+    assert await asyncio.to_thread(shape) == ({}, set(), {})
+    one, *_ = [await cluster.start(node, url=cluster.broker.url(ADMIN)) for node in (ONE, TWO, THREE)]
     assert await asyncio.to_thread(shape) == said
+    assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
+
+
+async def test_nodes_do_without_the_dead_letters_where_they_may_not_make_them(cluster: AmqpCluster) -> None:
+    await asyncio.to_thread(cluster.broker.api, f"queues/{VHOST}/{DEAD_QUEUE}", method="DELETE")
+    one, two = await cluster.start(ONE), await cluster.start(TWO)
+    await asyncio.to_thread(publish, cluster.broker, ONE, routing_key(ONE, TWO, KEY), b"no envelope")
+    await until(lambda: two.counters["dead lettered"] == 1, two.counters)
+    assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
 
 
 async def test_another_inspect_length_makes_the_queue_again_and_zero_removes_it(cluster: AmqpCluster) -> None:

@@ -118,19 +118,32 @@ def test_every_message_goes_to_its_receivers_queue_and_to_inspect_and_nowhere_el
                     assert reached == sorted([queue(receiver), INSPECT_QUEUE])
 
 
+def test_every_dead_letter_goes_to_the_dead_letters() -> None:
+    topology = whole(MEMBERS, 1000)
+    dead = [b for b in topology.bindings if b.source == DEAD_EXCHANGE]
+    for sender in MEMBERS:
+        for receiver in MEMBERS:
+            for kind in (*TRANSPORT_REQUESTS, *TRANSPORT_REPLIES):
+                assert [b.queue for b in dead if matches(b.key, routing_key(sender, receiver, kind))] == [DEAD_QUEUE]
+
+
 def test_a_receiver_without_queues_has_no_inspect_binding_so_mandatory_can_tell() -> None:
     topology = whole(MEMBERS[:2], 1000)
     key = routing_key(MEMBERS[0], MEMBERS[2], TRANSPORT_REQUESTS[0])
-    assert not [b for b in (*topology.bindings, *topology.inspect_bindings) if matches(b.key, key)]
+    every = (*topology.bindings, *topology.inspect_bindings)
+    assert not [b for b in every if b.source == EXCHANGE and matches(b.key, key)]
 
 
 def test_a_node_may_do_what_it_declares_and_no_more() -> None:
     for node in MEMBERS:
         mine = permissions(node)
         part = for_node(node, 1000)
-        declared = [*(e.name for e in part.exchanges), *(q.name for q in part.queues), INSPECT_QUEUE]
-        for name in declared:
-            assert re.search(mine.configure, name)
+        own = [*(q.name for q in part.queues if not q.shared), INSPECT_QUEUE]
+        shared = [*(e.name for e in part.exchanges), *(q.name for q in part.queues if q.shared)]
+        assert own == [inbox(node), replies(node), INSPECT_QUEUE]
+        assert shared == [EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE]
+        for name in own + shared:
+            assert bool(re.search(mine.configure, name)) == (name in own), "what one may configure one may delete"
             assert re.search(mine.write, name)
         foreign = [queue(other) for other in MEMBERS if other != node for queue in (inbox, replies)]
         for name in [*foreign, "amq.default", "", "amq.topic", "gitquorum.other", inbox(node) + "x", "x" + inbox(node)]:
@@ -154,10 +167,11 @@ def test_topic_permissions_let_a_node_publish_in_its_own_name_and_bind_for_itsel
                 assert bool(re.search(write, routing_key(node, other, kind)))
                 assert bool(re.search(write, routing_key(other, node, kind))) == (other == node)
             for binding in (*for_node(other, 10).bindings, *for_node(other, 10).inspect_bindings):
-                if binding.source == EXCHANGE:
-                    assert bool(re.search(read, binding.key)) == (other == node)
+                assert bool(re.search(topics[binding.source][1], binding.key)) == (other == node)
+            for key in (routing_key(other, node, TRANSPORT_REQUESTS[0]), routing_key(node, other, TRANSPORT_REQUESTS[0])):
+                assert not re.search(topics[DEAD_EXCHANGE][0], key), "dead letters are the broker's to write"
         assert not re.search(read, "#")
-        assert re.search(topics[DEAD_EXCHANGE][1], "#")
+        assert not re.search(topics[DEAD_EXCHANGE][1], "#")
 
 
 def test_passwords_are_salted_hashes_that_verify() -> None:
