@@ -128,6 +128,7 @@ class AmqpCluster:
         its_codec: Codec | None = None,
         inspect_length: int = 1000,
         url: str | None = None,
+        timeout_s: float = 15.0,
     ) -> AmqpTransport:
         """``url`` if it is not the broker's, with this node's user."""
         used = its_codec or codec(node)
@@ -141,7 +142,7 @@ class AmqpCluster:
         )
         self.transports.append(transport)
         await transport.start(handler)
-        await until(lambda: transport.up, transport)
+        await until(lambda: transport.up, transport, timeout_s)
         return transport
 
     async def stop(self) -> None:
