@@ -5,6 +5,7 @@ comes back (``docker start``) where its clients look for it. ``GivenBroker`` is 
 ``gitquorum`` and the nodes' users there, refuses if there are any that no test made, and takes them away again.
 """
 
+import gc
 import json
 import time
 import warnings
@@ -151,7 +152,11 @@ class DockerBroker(Broker):
         super().__init__("127.0.0.1", amqp, f"http://127.0.0.1:{management}")
         self.container = _container(folder, image, amqp, management)
         try:
-            self.container.start()
+            with warnings.catch_warnings():
+                # testcontainers asks until the broker answers; pika leaves the sockets of those attempts to the collector.
+                warnings.simplefilter("ignore", ResourceWarning)
+                self.container.start()
+                gc.collect()
             self.await_ready()
         except BaseException:
             self.container.stop()

@@ -13,7 +13,7 @@ Its partner ``brokers.py`` runs what is decided here.
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
@@ -141,7 +141,7 @@ def _docker(environ: Mapping[str, str]) -> "Source | str":
     wanted = (environ[IMAGE],) if environ.get(IMAGE) else IMAGES
     image = next((each for each in wanted if _is_here(each)), None)
     if image is None:
-        if why := _not_pulled(wanted[0], registry_answers):
+        if why := _not_pulled(wanted[0]):
             return why
         image = wanted[0]
     return Source("docker", f"{image} in Docker, by testcontainers and by gitquorum up --broker docker", image=image)
@@ -157,9 +157,9 @@ def _is_here(image: str) -> bool:
     return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
 
 
-def _not_pulled(image: str, answers: Callable[[], bool]) -> str:
+def _not_pulled(image: str) -> str:
     """Pull it; empty, or why that was not done."""
-    if not answers():
+    if not registry_answers():
         return f"the image {image} is not here, and no registry answers within {REGISTRY_TIMEOUT_S:g} s"
     try:
         done = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True, timeout=PULL_TIMEOUT_S)

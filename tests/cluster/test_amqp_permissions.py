@@ -75,7 +75,7 @@ WRITING: dict[str, Act] = {
 }
 CHANGING: dict[str, Act] = {
     "declare another's queue": lambda c: c.queue_declare(inbox(TWO), durable=True),
-    "declare a queue of any other name": lambda c: c.queue_declare("mine"),
+    "declare a queue of any other name": lambda c: c.queue_declare("mine", durable=True),
     "declare an exchange of any other name": lambda c: c.exchange_declare("mine", "fanout"),
     "delete another's queue": lambda c: c.queue_delete(inbox(TWO)),
     "delete the exchange of all": lambda c: c.exchange_delete(EXCHANGE),
@@ -207,9 +207,9 @@ def test_the_vhost_takes_some_queues_by_hand_and_then_no_more(broker: Broker) ->
         with closing(connect(broker, ADMIN)) as connection:
             channel = connection.channel()
             for number in range(limit - count):
-                channel.queue_declare(f"by-hand-{number}", arguments={"x-max-length": 1})
+                channel.queue_declare(f"by-hand-{number}", durable=True, arguments={"x-max-length": 1})
             with pytest.raises(ChannelClosedByBroker) as refused:
-                channel.queue_declare("by-hand-too-many", arguments={"x-max-length": 1})
+                channel.queue_declare("by-hand-too-many", durable=True, arguments={"x-max-length": 1})
         told(broker, "one queue too many", refused.value.reply_code, refused.value.reply_text)
         assert refused.value.reply_code == PRECONDITION_FAILED
     finally:

@@ -108,7 +108,7 @@ async def test_a_request_that_always_comes_back_is_dead_lettered_in_the_end(clus
                 times += 1
         return times
 
-    assert await asyncio.to_thread(come_back) == DELIVERIES_MAX + 1
+    assert await asyncio.to_thread(come_back) == DELIVERIES_MAX + 1, "the first delivery, and as many returns"
 
 
 async def test_an_unacknowledged_request_comes_again_after_a_lost_connection(cluster: AmqpCluster) -> None:
