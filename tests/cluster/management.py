@@ -34,8 +34,12 @@ class Management:
                 "Content-Type": "application/json",
             },
         )
-        with urlopen(request, timeout=TIMEOUT_S) as response:
-            text = response.read()
+        try:
+            with urlopen(request, timeout=TIMEOUT_S) as response:
+                text = response.read()
+        except HTTPError as error:
+            error.close()  # it holds the connection
+            raise
         return json.loads(text) if text else None
 
     def tags(self) -> list[str]:

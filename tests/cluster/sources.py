@@ -174,6 +174,7 @@ def registry_answers() -> bool:
         with urlopen(Request(REGISTRY, method="HEAD"), timeout=REGISTRY_TIMEOUT_S):
             return True
     except HTTPError as error:
+        error.close()
         return error.code == HTTPStatus.UNAUTHORIZED
     except (URLError, TimeoutError, OSError):
         return False
