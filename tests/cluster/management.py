@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -43,11 +44,15 @@ class Management:
         return json.loads(text) if text else None
 
     def tags(self) -> list[str]:
-        """Of the user. RabbitMQ 3.10 and 4.x both give a list."""
+        """Of the user; one without any is not let in. RabbitMQ 3.10 and 4.x both give a list."""
         try:
             found = self.api("whoami")["tags"]
-        except (HTTPError, URLError, OSError) as error:
-            raise ManagementSilent(f"{self.url} does not answer {self.user!r}: {error}") from error
+        except HTTPError as error:
+            if error.code != HTTPStatus.UNAUTHORIZED:
+                raise ManagementSilent(f"{self.url} answers {error}") from error
+            return []
+        except (URLError, OSError) as error:
+            raise ManagementSilent(f"{self.url} does not answer: {error}") from error
         return found.split(",") if isinstance(found, str) else list(found)
 
     def exists(self, path: str) -> bool:
