@@ -114,6 +114,18 @@ def test_a_given_url_is_given_to_every_node(home: Home, cluster: Cluster, greeti
     assert seen[0] == b"AMQP\x00\x00\x09\x01"
 
 
+def test_several_brokers_of_a_rabbitmq_cluster_are_given_whole_and_one_that_answers_is_enough(
+    home: Home, cluster: Cluster, greeting: tuple[int, list[bytes]]
+) -> None:
+    dead = sockets.free_ports(1)[0]
+    urls = f"amqp://app:secret@127.0.0.1:{dead}/team,amqp://app:secret@127.0.0.1:{greeting[0]}/team"
+    chosen = brokers.choose(home, cluster, brokers.check_wanted(urls), Recorder())
+    assert {Config.from_file(node.config).amqp_url for node in cluster.nodes} == {urls}
+    assert brokers.broker_of(home, chosen).running()
+    with pytest.raises(CommandError, match=rf"no AMQP broker answers at 127\.0\.0\.1:{dead} or 127\.0\.0\.1:{dead}; start it"):
+        brokers.choose(home, cluster, f"amqp://a:b@127.0.0.1:{dead}/,amqp://a:b@127.0.0.1:{dead}/", Recorder())
+
+
 def test_a_url_whose_user_is_a_nodes_name_is_refused(home: Home, cluster: Cluster, greeting: tuple[int, list[bytes]]) -> None:
     with pytest.raises(CommandError, match="must not bear the name"):
         brokers.choose(home, cluster, f"amqp://node-1:x@127.0.0.1:{greeting[0]}/", Recorder())
@@ -126,7 +138,18 @@ def test_a_url_without_a_broker_behind_it_is_unavailable(home: Home, cluster: Cl
     assert refused.value.code is Exit.UNAVAILABLE
 
 
-@pytest.mark.parametrize("wanted", ["rabbit", "http://host", "amqp://", "amqp://host:99999/", "amqp://host:x/"])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "rabbit",
+        "http://host",
+        "amqp://",
+        "amqp://a:b@host/,",
+        "amqp://a:b@host/,http://host",
+        "amqp://host:99999/",
+        "amqp://host:x/",
+    ],
+)
 def test_what_is_no_broker_is_a_usage_error(wanted: str) -> None:
     with pytest.raises(CommandError) as refused:
         brokers.check_wanted(wanted)
