@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from broker.codec import Codec, EnvelopeRefused, Opened, Sealed
-from broker.connection import LinkLost, place_of
+from broker.connection import LinkLost
 from broker.consumer import PREFETCH, Consumer, Delivery
 from broker.kinds import TRANSPORT_REQUESTS, Kind
 from broker.publisher import Publisher
+from broker.topology import QueueType, for_node
 from node.ports import Handler, NoAnswer, PeerUnreachable
 from node.protocol.ids import NodeId
 from node.protocol.messages import TransportReply, TransportRequest
@@ -50,12 +51,22 @@ class AmqpTransport:
 
     name = "rabbitmq"
 
-    def __init__(self, codec: Codec, *, url: str, members: Sequence[NodeId], inspect_length: int) -> None:
-        """``url`` names this node's own broker user and vhost. Nothing is connected before ``start``."""
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        url: str,
+        members: Sequence[NodeId],
+        inspect_length: int,
+        queue_type: QueueType = "classic",
+    ) -> None:
+        """``url`` names this node's own broker user and vhost, on one broker or, with commas, on several of one cluster.
+
+        Nothing is connected before ``start``.
+        """
         self.counters: Counter[str] = Counter()
         """What went unheard: late, returned, dead lettered, wrong answer, wrong user, unsent reply, failed handler."""
         self._codec = codec
-        self._place = place_of(url)
         self._members = frozenset(members)
         self._handler: Handler | None = None
         self._outstanding: dict[str, _Outstanding] = {}
@@ -63,7 +74,9 @@ class AmqpTransport:
         self._handling: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(HANDLERS_MAX)
         self._publisher = Publisher(url, codec.me, self._on_return)
-        self._consumer = Consumer(url, codec.me, inspect_length, on_request=self._on_request, on_reply=self._on_reply)
+        self._consumer = Consumer(
+            url, for_node(codec.me, inspect_length, queue_type), codec.me, on_request=self._on_request, on_reply=self._on_reply
+        )
 
     def __repr__(self) -> str:
         return f"<AmqpTransport {self._codec.me}: {self.detail}; {len(self._outstanding)} waiting>"
@@ -74,10 +87,11 @@ class AmqpTransport:
 
     @property
     def detail(self) -> str:
-        for link in (self._publisher.link, self._consumer.link):
+        links = (self._publisher.link, self._consumer.link)
+        for link in links:
             if link.problem:
-                return f"{self._place}: {link.name}: {link.problem}"
-        return self._place
+                return f"{link.place}: {link.name}: {link.problem}"
+        return " and ".join(dict.fromkeys(link.place for link in links))
 
     async def start(self, handler: Handler) -> None:
         self._handler = handler
@@ -106,7 +120,7 @@ class AmqpTransport:
             async with asyncio.timeout(timeout_s):
                 return await waiting.reply
         except LinkLost as error:
-            raise PeerUnreachable(f"{self._place}: {error}") from error
+            raise PeerUnreachable(f"{self._publisher.link.place}: {error}") from error
         except TimeoutError as error:
             raise NoAnswer(f"no answer from {to} within {timeout_s:.1f} s") from error
         finally:

@@ -73,7 +73,9 @@ class Opened:
     message: Message
 
 
-class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What is on the wire; ``asyncapi.py`` describes it from here."""
+
     v: int
     kind: str
     cluster: str
@@ -157,7 +159,7 @@ class Codec:
             deadline_at_ms,
         )
         signature = b64encode(self._signer.sign(_signed_bytes(*header, body))).decode()
-        data = _encoder.encode(_Envelope(VERSION, *header, msgspec.Raw(body), signature))
+        data = _encoder.encode(Envelope(VERSION, *header, msgspec.Raw(body), signature))
         if len(data) > kind.bytes_max:
             raise EnvelopeRefused("oversize", f"a {kind.word} of {len(data)} bytes; {kind.bytes_max} are the most")
         return Sealed(kind, own_id, correlation or own_id, to, sent_at_ms, deadline_at_ms, data)
@@ -177,7 +179,7 @@ class Codec:
     def _open(self, data: bytes) -> Opened:
         if len(data) > ENVELOPE_BYTES_MAX:
             raise EnvelopeRefused("oversize", f"{len(data)} bytes")
-        envelope: _Envelope = _decode(_envelope_decoder(), data, "malformed")
+        envelope: Envelope = _decode(_envelope_decoder(), data, "malformed")
         kind = self._check_header(envelope, len(data))
         self._check_signature(envelope)
         message: Message = _decode(_body_decoder(kind), envelope.body, "bad body")
@@ -192,7 +194,7 @@ class Codec:
             message,
         )
 
-    def _check_header(self, envelope: _Envelope, size: int) -> Kind:
+    def _check_header(self, envelope: Envelope, size: int) -> Kind:
         if envelope.v != VERSION:
             raise EnvelopeRefused("wrong version", f"{envelope.v}")
         kind = BY_NAME.get(envelope.kind)
@@ -212,7 +214,7 @@ class Codec:
             raise EnvelopeRefused("malformed", "an id or number out of bounds")
         return kind
 
-    def _check_signature(self, envelope: _Envelope) -> None:
+    def _check_signature(self, envelope: Envelope) -> None:
         try:
             signature = b64decode(envelope.signature, validate=True)
         except (Base64Error, ValueError) as error:
@@ -247,8 +249,8 @@ _encoder = msgspec.json.Encoder()
 
 
 @cache
-def _envelope_decoder() -> msgspec.json.Decoder[_Envelope]:
-    return msgspec.json.Decoder(_Envelope)
+def _envelope_decoder() -> msgspec.json.Decoder[Envelope]:
+    return msgspec.json.Decoder(Envelope)
 
 
 @cache

@@ -1,5 +1,8 @@
 """A connection to the broker that is kept up for ever: connect, set up, live, lose it, wait a little, again.
 
+The URL may name several brokers of one RabbitMQ cluster, separated by commas: they are tried in turn, quickly, and only a
+round in which none would have us makes the next wait longer.
+
 pika is callbacks; this file is where they become futures, and the only one that knows pika's adapter. What it knows of it:
 a connection built outside a running loop never opens and says nothing (so ``Link`` builds it inside its task); an exception
 in a callback aborts the connection (so every callback is ``guarded``); connecting has no deadline that covers all of it (so
@@ -141,12 +144,13 @@ class Link:
     """Keeps a ``Session`` up. ``up`` is true after ``set_up`` returned and until the session is lost or blocked."""
 
     def __init__(self, url: str, name: str, set_up: Callable[[Session], Awaitable[None]]) -> None:
-        """``name`` is what RabbitMQ's management UI shows for the connection."""
+        """``name`` is what RabbitMQ's management UI shows for the connection; ``url`` one broker, or several with commas."""
         self.name = name
         self.reconnects = 0
         self.callback_errors = 0
         self.available = asyncio.Event()
-        self._parameters = _parameters(url, name)
+        self._brokers = tuple((place_of(each), _parameters(each, name)) for each in split(url))
+        self._turn = 0
         self._set_up = set_up
         self._problem = "not started"
         self._blocked = ""
@@ -165,8 +169,14 @@ class Link:
         return self._problem or self._blocked
 
     @property
+    def place(self) -> str:
+        """The broker that is connected to, or tried at the moment."""
+        return self._brokers[self._turn][0]
+
+    @property
     def user(self) -> str:
-        return str(self._parameters.credentials.username)
+        """The same for every broker: ``Config`` checks it."""
+        return str(self._brokers[0][1].credentials.username)
 
     def start(self) -> None:
         self._say(problem="connecting")
@@ -182,18 +192,25 @@ class Link:
 
     async def _run(self) -> None:
         delay_s = BACKOFF_FIRST_S
+        refused = 0
         while True:
             lived_s = await self._live_once()
-            # One that was made and lost at once, again and again, is no better than one that is never made.
-            delay_s = BACKOFF_FIRST_S if lived_s > BACKOFF_LAST_S else min(delay_s * 2, BACKOFF_LAST_S)
             self.reconnects += 1
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            # One that was made and lost at once, again and again, is no better than one that is never made.
+            refused = 0 if lived_s > BACKOFF_LAST_S else refused + 1
+            others_left = refused % len(self._brokers)
+            if not refused:
+                delay_s = BACKOFF_FIRST_S
+            elif not others_left:
+                delay_s = min(delay_s * 2, BACKOFF_LAST_S)
+            await asyncio.sleep((BACKOFF_FIRST_S if others_left else delay_s) * random.uniform(0.5, 1.0))
+            self._turn = (self._turn + 1) % len(self._brokers)
 
     async def _live_once(self) -> float:
         """One session from begin to end; for how long it was up."""
         loop = asyncio.get_running_loop()
         since: float | None = None
-        session = Session(self._parameters, lambda reason: self._say(blocked=reason))
+        session = Session(self._brokers[self._turn][1], lambda reason: self._say(blocked=reason))
         try:
             await session.opened()
             await self._set_up(session)
@@ -206,7 +223,7 @@ class Link:
             self._say(problem="disconnected")
             await session.close()
             self.callback_errors += session.callback_errors
-        _log.log(logging.INFO if since is None else logging.WARNING, "%s: %s", self.name, why)
+        _log.log(logging.INFO if since is None else logging.WARNING, "%s: %s: %s", self.name, self.place, why)
         self._say(problem=why)
         return 0.0 if since is None else loop.time() - since
 
@@ -221,8 +238,13 @@ class Link:
             self.available.clear()
 
 
+def split(url: str) -> list[str]:
+    """The brokers of an ``amqp_url``; a comma inside a password is written ``%2C``."""
+    return [each.strip() for each in url.split(",")]
+
+
 def place_of(url: str) -> str:
-    """The URL without its credentials, for people."""
+    """One URL without its credentials, for people."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}{parts.path or '/'}"
 

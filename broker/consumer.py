@@ -10,12 +10,13 @@ Its partner (``amqp.py``) gets each delivery and owes it exactly one ``ack`` or 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pika.exceptions import AMQPError
 
 from broker.connection import Link, LinkLost, Session
-from broker.topology import INSPECT_QUEUE, Topology, for_node, inbox, replies
+from broker.topology import INSPECT_QUEUE, Exchange, Queue, Topology, inbox, replies
 from node.protocol.ids import NodeId
 
 PREFETCH = 64
@@ -50,20 +51,20 @@ class Delivery:
 
 
 class Consumer:
-    """Feeds ``on_request`` and ``on_reply`` while ``link.up``; both run on the loop and must be short."""
+    """Declares ``topology``, then feeds ``on_request`` and ``on_reply`` while ``link.up``; both run on the loop: be short."""
 
     def __init__(
         self,
         url: str,
+        topology: Topology,
         me: NodeId,
-        inspect_length: int,
         *,
         on_request: Callable[[Delivery], None],
         on_reply: Callable[[Delivery], None],
     ) -> None:
         self.link = Link(url, f"gitquorum {me} consume", self._set_up)
         self._me = me
-        self._topology = for_node(me, inspect_length)
+        self._topology = topology
         self._on_request = on_request
         self._on_reply = on_reply
         self._session: Session | None = None
@@ -85,6 +86,7 @@ class Consumer:
         channel = await session.channel()
         channel.add_on_cancel_callback(session.guard(lambda _frame: session.lose("a queue was deleted")))
         await declare(session, channel, self._topology)
+        await self._declare_dead_letters(session)
         await self._declare_inspect(session)
         self._session, self._channel = session, channel
         await self._consume(session, replies(self._me), _tag("replies", self._me), REPLIES_PREFETCH, self._on_reply)
@@ -103,6 +105,20 @@ class Consumer:
             lambda done: channel.basic_consume(queue, session.guard(on_message), consumer_tag=tag, callback=done),
             what=f"consuming {queue}",
         )
+
+    async def _declare_dead_letters(self, session: Session) -> None:
+        """On spare channels, as the inspect queue: without them the protocol goes on."""
+        for queue in self._topology.queues:
+            if not queue.shared:
+                continue
+            bindings = tuple(each for each in self._topology.bindings if each.queue == queue.name)
+            try:
+                await _make_missing(session, partial(_declare_queue, queue), f"queue {queue.name}")
+                await declare(session, await session.channel(spare=True), Topology((), (), bindings), spare=True)
+            except LinkLost as error:
+                if session.lost.done():
+                    raise
+                _log.warning("no %s: %s", queue.name, error)
 
     async def _declare_inspect(self, session: Session) -> None:
         """On spare channels: whatever is wrong with the inspect queue, the protocol goes on without it."""
@@ -130,32 +146,48 @@ class Consumer:
 
 
 async def declare(session: Session, channel: Any, topology: Topology, *, spare: bool = False) -> None:
-    """Make what is missing; what exists with the same arguments is left as it is.
+    """Make what is missing; what exists with the same arguments is left as it is. Shared queues are left out.
 
     Raises:
         LinkLost: refused, for example because a queue exists with other arguments; the text says which.
     """
     watched = channel if spare else None
+    shared = {queue.name for queue in topology.queues if queue.shared}
     for exchange in topology.exchanges:
-        await session.call(
-            lambda done, e=exchange: channel.exchange_declare(e.name, e.type, durable=True, callback=done),
-            what=f"declaring exchange {exchange.name}",
-            channel=watched,
-        )
+        await _make_missing(session, partial(_declare_exchange, exchange), f"exchange {exchange.name}")
     for queue in topology.queues:
-        await session.call(
-            lambda done, q=queue: channel.queue_declare(q.name, durable=True, arguments=dict(q.arguments), callback=done),
-            what=f"declaring queue {queue.name}",
-            channel=watched,
-        )
+        if queue.name not in shared:
+            await session.call(partial(_declare_queue, queue, channel), what=f"declaring queue {queue.name}", channel=watched)
     for binding in topology.bindings:
-        await session.call(
-            lambda done, b=binding: channel.queue_bind(b.queue, b.source, b.key, callback=done),
-            what=f"binding {binding.queue} to {binding.key}",
-            channel=watched,
-        )
+        if binding.queue not in shared:
+            await session.call(
+                lambda done, b=binding: channel.queue_bind(b.queue, b.source, b.key, callback=done),
+                what=f"binding {binding.queue} to {binding.key}",
+                channel=watched,
+            )
     if spare:
         channel.close()
+
+
+async def _make_missing(session: Session, act: Callable[[Any, Any, bool], None], what: str) -> None:
+    """Look whether it is there, which everybody may; only if not, declare it. On spare channels: not there closes one."""
+    try:
+        channel = await session.channel(spare=True)
+        await session.call(lambda done: act(channel, done, True), what=f"looking for {what}", channel=channel)
+    except LinkLost as error:
+        if session.lost.done() or "NOT_FOUND" not in str(error):
+            raise
+        channel = await session.channel(spare=True)
+        await session.call(lambda done: act(channel, done, False), what=f"declaring {what}", channel=channel)
+    channel.close()
+
+
+def _declare_exchange(exchange: Exchange, channel: Any, done: Any, passive: bool) -> None:
+    channel.exchange_declare(exchange.name, exchange.type, passive=passive, durable=True, callback=done)
+
+
+def _declare_queue(queue: Queue, channel: Any, done: Any, passive: bool = False) -> None:
+    channel.queue_declare(queue.name, passive=passive, durable=True, arguments=dict(queue.arguments), callback=done)
 
 
 async def _delete(session: Session, queue: str) -> None:

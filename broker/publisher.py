@@ -22,7 +22,9 @@ EXPIRATION_MS = 24 * 60 * 60 * 1000
 """Housekeeping only, and for copies on ``gitquorum.inspect``: queues that are consumed have a shorter limit of their own
 (``topology.py``), and deadlines travel in the signed envelope."""
 
-_PERSISTENT = (Prepare, Commit)
+PERSISTENT = (Prepare, Commit)
+VERSIONED = ("position", "base", "committed")
+"""Where a message has the position that it is about, the first of these."""
 
 
 class Publisher:
@@ -67,7 +69,7 @@ class Publisher:
             user_id=self.link.user,
             timestamp=sealed.sent_at_ms // 1000,
             expiration=str(EXPIRATION_MS),
-            delivery_mode=2 if isinstance(message, _PERSISTENT) else 1,
+            delivery_mode=2 if isinstance(message, PERSISTENT) else 1,
             headers=_headers(self._me, sealed, message),
         )
 
@@ -89,7 +91,7 @@ def _version(message: Message) -> int | None:
     """The version a message is about; of a prepare without computing the digest that the position holds."""
     if isinstance(message, Prepare):
         return message.change.base.version + 1
-    for name in ("position", "base", "committed"):
+    for name in VERSIONED:
         if (position := getattr(message, name, None)) is not None:
             return int(position.version)
     return None

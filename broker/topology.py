@@ -3,22 +3,25 @@
 One topic exchange; the key of every message is ``<sender>.<receiver>.<kind>``, so that the broker itself can refuse a node
 that publishes in another's name (topic permissions), and a queue is bound to what is meant for its node only. Every queue is
 bounded in length, bytes and age, and every argument is written out: nothing hangs on a server's defaults (RabbitMQ 4 may
-default to quorum queues).
+default to quorum queues, and gives those a delivery limit). Queues are classic; quorum ones are for a RabbitMQ cluster, where
+the queues shall outlive a broker. Users and vhost have limits, so that one broken node cannot use up the broker.
 
 ``gitquorum.inspect`` gets a copy of the traffic by bindings of its own, one per receiver and declared together with that
 receiver's queues. One binding ``#`` would be simpler, but then every message had a queue to go to, and ``mandatory`` could
 never report a receiver that has none.
 
-Everything that a node declares again after a reconnect is what its user may configure, and no more.
+A node declares its own queues at every reconnect, and they are what its user may configure: it cannot delete what others need.
+The inspect queue is the exception, since its length is a node's setting. The exchanges and the dead letters come with
+``definitions``; a node makes them only where they are missing and its user may, that is on a broker that one user shares.
 """
 
 import os
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 from broker.kinds import TRANSPORT_REPLIES, TRANSPORT_REQUESTS, Kind
 from node.protocol.ids import NodeId
@@ -40,6 +43,25 @@ DEAD_LENGTH_MAX = 1_000
 SHELF_BYTES_MAX = 64 * _MIB
 """For the two queues that only people read."""
 
+QueueType = Literal["classic", "quorum"]
+QUORUM_MEMBERS = 3
+"""Replicas of a quorum queue; RabbitMQ 3.10 would take five, and 4.x three."""
+DELIVERIES_MAX = 20
+"""How often a request or reply may come back unsettled before it is dead-lettered: one that ends its node each time."""
+LOOKS_MAX = 1_000_000
+"""The same for the queues that people look at: every look puts all messages back, and must not use them up."""
+
+NODE_CONNECTIONS_MAX = 16
+"""A node has two. Those of a node that was cut off stay until the broker misses their heartbeats (about 18 s), and it may
+have come back several times by then; a node that leaks connections stops here, and its peers do not notice."""
+NODE_CHANNELS_MAX = 64
+"""A node has two, and three more for a moment while it declares; four for each connection."""
+OPERATOR_CONNECTIONS_MAX = 16
+OPERATOR_CHANNELS_MAX = 64
+"""The management UI opens one of each for every look."""
+SPARE_QUEUES_MAX = 16
+"""Queues that somebody adds by hand, beside those that ``whole`` names; no node may declare any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -49,10 +71,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable classic queue: a wake-up channel, never the truth."""
+    """A durable queue: a wake-up channel, never the truth."""
 
     name: str
     arguments: Mapping[str, Any]
+    shared: bool = False
+    """Whether it is everybody's: then a node only makes it where it is missing, and where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +109,22 @@ class Permissions:
     topics: tuple[tuple[str, str, str], ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What RabbitMQ lets one user, or the whole vhost, have open at once."""
+
+    connections: int
+    channels: int | None = None
+    """Of a user only."""
+    queues: int | None = None
+    """Of a vhost only."""
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """By RabbitMQ's names."""
+        named = {"max-connections": self.connections, "max-channels": self.channels, "max-queues": self.queues}
+        return iter((name, value) for name, value in named.items() if value is not None)
+
+
 def inbox(node: NodeId) -> str:
     """Where claim, prepare, abort and commit for ``node`` arrive."""
     return f"gitquorum.{node}.inbox"
@@ -99,22 +139,23 @@ def routing_key(sender: NodeId, receiver: NodeId, kind: Kind) -> str:
     return f"{_word(sender)}.{_word(receiver)}.{kind.word}"
 
 
-def for_node(node: NodeId, inspect_length: int) -> Topology:
+def for_node(node: NodeId, inspect_length: int, queue_type: QueueType = "classic") -> Topology:
     """What ``node`` declares when it connects: what is shared, and its own queues."""
-    return whole([node], inspect_length)
+    return whole([node], inspect_length, queue_type)
 
 
-def whole(members: Sequence[NodeId], inspect_length: int) -> Topology:
+def whole(members: Sequence[NodeId], inspect_length: int, queue_type: QueueType = "classic") -> Topology:
     """All of it. ``inspect_length`` 0 leaves the inspect queue out."""
-    queues = [Queue(DEAD_QUEUE, _bounds(DEAD_LENGTH_MAX, SHELF_BYTES_MAX, _WEEK_MS))]
-    bindings = [Binding(DEAD_EXCHANGE, DEAD_QUEUE, "#")]
-    watched = []
+    consumed, shelf = _kind(queue_type, DELIVERIES_MAX, dead_letters=True), _kind(queue_type, LOOKS_MAX)
+    queues = [Queue(DEAD_QUEUE, _bounds(DEAD_LENGTH_MAX, SHELF_BYTES_MAX, _WEEK_MS) | shelf, shared=True)]
+    bindings, watched = [], []
     for node in members:
         for queue, kinds in ((inbox(node), TRANSPORT_REQUESTS), (replies(node), TRANSPORT_REPLIES)):
-            queues.append(Queue(queue, _bounds(QUEUE_LENGTH_MAX, QUEUE_BYTES_MAX, _MINUTE_MS) | _DEAD_LETTERS))
+            queues.append(Queue(queue, _bounds(QUEUE_LENGTH_MAX, QUEUE_BYTES_MAX, _MINUTE_MS) | consumed))
             bindings += [Binding(EXCHANGE, queue, f"*.{_word(node)}.{kind.word}") for kind in kinds]
-        watched.append(Binding(EXCHANGE, INSPECT_QUEUE, _inspect_key(node)))
-    inspect = Queue(INSPECT_QUEUE, _bounds(inspect_length, SHELF_BYTES_MAX, _WEEK_MS)) if inspect_length else None
+        bindings.append(Binding(DEAD_EXCHANGE, DEAD_QUEUE, _any_key(node)))
+        watched.append(Binding(EXCHANGE, INSPECT_QUEUE, _any_key(node)))
+    inspect = Queue(INSPECT_QUEUE, _bounds(inspect_length, SHELF_BYTES_MAX, _WEEK_MS) | shelf) if inspect_length else None
     return Topology(
         (Exchange(EXCHANGE), Exchange(DEAD_EXCHANGE)),
         tuple(queues),
@@ -128,7 +169,8 @@ def permissions(node: NodeId) -> Permissions:
     """Of the broker user that bears the node's name: as little as ``for_node`` and the traffic need.
 
     A queue is declared with a dead-letter exchange: that takes write on the exchange. A queue is bound: that takes write on
-    the queue, read on the exchange, and read on the topic; hence a node cannot bind its queue to what is meant for another.
+    the queue, read on the exchange, and read on the topic; hence a node cannot bind its queue to what is meant for another,
+    alive or dead. Whoever may configure something may also delete it: of the shared parts that is the inspect queue only.
     """
     own = "|".join(re.escape(queue) for queue in (inbox(node), replies(node)))
     shared = "|".join(re.escape(name) for name in (EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, INSPECT_QUEUE))
@@ -137,10 +179,10 @@ def permissions(node: NodeId) -> Permissions:
     for_own_name = rf"^\*\.{word}\.([a-z]+|\*)$"
     return Permissions(
         user=str(node),
-        configure=f"^({own}|{shared})$",
+        configure=f"^({own}|{re.escape(INSPECT_QUEUE)})$",
         write=f"^({own}|{shared})$",
         read=f"^({own}|{re.escape(EXCHANGE)}|{re.escape(DEAD_EXCHANGE)})$",
-        topics=((EXCHANGE, in_own_name, for_own_name), (DEAD_EXCHANGE, in_own_name, "^#$")),
+        topics=((EXCHANGE, in_own_name, for_own_name), (DEAD_EXCHANGE, "^$", for_own_name)),
     )
 
 
@@ -149,8 +191,24 @@ def operator_permissions() -> Permissions:
     return Permissions(OPERATOR, configure="^$", write="^$", read=f"^({shelves})$")
 
 
-def definitions(members: Sequence[NodeId], passwords: Mapping[str, str], inspect_length: int) -> dict[str, Any]:
-    """``definitions.json`` for RabbitMQ 3.10 and 4.x: vhost, users, permissions, policies, and the whole topology.
+def node_limits() -> Limits:
+    return Limits(NODE_CONNECTIONS_MAX, channels=NODE_CHANNELS_MAX)
+
+
+def operator_limits() -> Limits:
+    return Limits(OPERATOR_CONNECTIONS_MAX, channels=OPERATOR_CHANNELS_MAX)
+
+
+def vhost_limits(members: Sequence[NodeId]) -> Limits:
+    """All users' connections together; every queue of ``whole`` and some by hand."""
+    queues = len(whole(members, 1).queues) + 1
+    return Limits(len(members) * NODE_CONNECTIONS_MAX + OPERATOR_CONNECTIONS_MAX, queues=queues + SPARE_QUEUES_MAX)
+
+
+def definitions(
+    members: Sequence[NodeId], passwords: Mapping[str, str], inspect_length: int, *, queue_type: QueueType = "classic"
+) -> dict[str, Any]:
+    """``definitions.json`` for RabbitMQ 3.10 and 4.x: vhost, users, permissions, limits, policies, and the whole topology.
 
     ``passwords`` by user: every member's, and ``OPERATOR``'s if there shall be one. Only salted hashes are written.
     """
@@ -159,11 +217,11 @@ def definitions(members: Sequence[NodeId], passwords: Mapping[str, str], inspect
     if OPERATOR in members:
         raise ValueError(f"{OPERATOR!r} cannot be a node's id: it is the operator's broker user")
     granted = [permissions(node) for node in members]
-    users = [_user(str(node), passwords[node], []) for node in members]
+    users = [_user(str(node), passwords[node], [], node_limits()) for node in members]
     if OPERATOR in passwords:
         granted.append(operator_permissions())
-        users.append(_user(OPERATOR, passwords[OPERATOR], ["monitoring"]))
-    topology = whole(members, inspect_length)
+        users.append(_user(OPERATOR, passwords[OPERATOR], ["monitoring"], operator_limits()))
+    topology = whole(members, inspect_length, queue_type)
     queues = [*topology.queues, *([topology.inspect] if topology.inspect else [])]
     return {
         "vhosts": [{"name": VHOST}],
@@ -175,6 +233,9 @@ def definitions(members: Sequence[NodeId], passwords: Mapping[str, str], inspect
             {"user": p.user, "vhost": VHOST, "exchange": exchange, "write": write, "read": read}
             for p in granted
             for exchange, write, read in p.topics
+        ],
+        "parameters": [
+            {"vhost": VHOST, "component": "vhost-limits", "name": "limits", "value": dict(vhost_limits(members))},
         ],
         "policies": [_policy()],
         "exchanges": [_exchange(exchange) for exchange in topology.exchanges],
@@ -188,14 +249,14 @@ def _word(node: NodeId) -> str:
     return node.replace(".", "%2E")
 
 
-def _inspect_key(node: NodeId) -> str:
+def _any_key(node: NodeId) -> str:
+    """Whatever is meant for ``node``; a dead letter keeps the key it came with."""
     return f"*.{_word(node)}.*"
 
 
 def _bounds(length: int, size_bytes: int, age_ms: int) -> dict[str, Any]:
     # drop-head: what is old is worth least; a sender hears of nothing lost here, it hears of votes.
     return {
-        "x-queue-type": "classic",
         "x-max-length": length,
         "x-max-length-bytes": size_bytes,
         "x-message-ttl": age_ms,
@@ -203,7 +264,21 @@ def _bounds(length: int, size_bytes: int, age_ms: int) -> dict[str, Any]:
     }
 
 
-_DEAD_LETTERS = {"x-dead-letter-exchange": DEAD_EXCHANGE}
+def _kind(queue_type: QueueType, deliveries_max: int, *, dead_letters: bool = False) -> dict[str, Any]:
+    """All that RabbitMQ 3.10 and 4.x both know for this kind of queue, and give different defaults."""
+    letters = {"x-dead-letter-exchange": DEAD_EXCHANGE} if dead_letters else {}
+    if queue_type == "classic":
+        return {"x-queue-type": "classic", **letters}
+    if dead_letters:
+        # At least once is for what must not be lost, and asks for another x-overflow.
+        letters["x-dead-letter-strategy"] = "at-most-once"
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": deliveries_max,
+        "x-quorum-initial-group-size": QUORUM_MEMBERS,
+        "x-queue-leader-locator": "balanced",
+        **letters,
+    }
 
 
 def _policy() -> dict[str, Any]:
@@ -245,7 +320,7 @@ def _binding(binding: Binding) -> dict[str, Any]:
     }
 
 
-def _user(name: str, password: str, tags: list[str]) -> dict[str, Any]:
+def _user(name: str, password: str, tags: list[str], limits: Limits) -> dict[str, Any]:
     salt = os.urandom(4)
     hashed = b64encode(salt + sha256(salt + password.encode()).digest()).decode()
     return {
@@ -253,5 +328,5 @@ def _user(name: str, password: str, tags: list[str]) -> dict[str, Any]:
         "password_hash": hashed,
         "hashing_algorithm": "rabbit_password_hashing_sha256",
         "tags": tags,
-        "limits": {},
+        "limits": dict(limits),
     }

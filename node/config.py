@@ -75,7 +75,14 @@ class Config(BaseSettings):
         default="majority", description="Yes votes a change needs: majority, all, or a number not below a majority."
     )
     transport: Literal["direct", "amqp"] = Field(default="direct", description="How prepare, commit and abort travel.")
-    amqp_url: str | None = Field(default=None, description="amqp://user:password@host:port/vhost of this node's broker user.")
+    amqp_url: str | None = Field(
+        default=None,
+        description="amqp://user:password@host:port/vhost of this node's broker user; several brokers of one RabbitMQ cluster "
+        "separated by commas, tried in turn. A comma in a password is written %2C.",
+    )
+    queue_type: Literal["classic", "quorum"] = Field(
+        default="classic", description="Kind of the queues that are declared; quorum for a RabbitMQ cluster of several brokers."
+    )
     inspect_length: int = Field(
         default=1000, ge=0, le=100_000, description="How many recent protocol messages gitquorum.inspect keeps; 0 turns it off."
     )
@@ -161,6 +168,16 @@ class Config(BaseSettings):
         """``quorum = 2`` is as good as ``quorum = "2"``."""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @field_validator("amqp_url")
+    @classmethod
+    def _amqp_urls(cls, value: str | None) -> str | None:
+        """Every URL is one, and all are the same user's on the same vhost; passwords are never in what is said."""
+        urls = [url.strip() for url in value.split(",")] if value else []
+        identities = [_broker_identity(url, number) for number, url in enumerate(urls, start=1)]
+        if len(set(identities)) > 1:
+            raise ValueError("all URLs in amqp_url need the same user, password and vhost: they are one RabbitMQ cluster")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         ids = [member.id for member in self.members]
@@ -199,3 +216,15 @@ class Config(BaseSettings):
     def survives(self) -> int:
         """How many nodes may be gone while writes go on."""
         return len(self.members) - max(self.write_quorum, majority(len(self.members)))
+
+
+def _broker_identity(url: str, number: int) -> tuple[str | None, str | None, str]:
+    """Who connects where by one of the URLs; ``number`` names it without showing it."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 5672
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or not port:
+        raise ValueError(f"URL {number} in amqp_url is not amqp://user:password@host:port/vhost, nor amqps://…")
+    return parts.username, parts.password, parts.path

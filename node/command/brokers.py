@@ -58,16 +58,22 @@ def check_wanted(wanted: str) -> str:
     Raises:
         CommandError: USAGE.
     """
-    if wanted in KINDS:
-        return wanted
-    parts = urlsplit(wanted)
-    try:
-        usable = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and (parts.port or 5672) > 0
-    except ValueError:
-        usable = False
-    if not usable:
+    if wanted not in KINDS and not all(map(_usable, _urls(wanted))):
         raise CommandError(f"--broker is one of {', '.join(KINDS)} or amqp://user:password@host:port/vhost", Exit.USAGE)
     return wanted
+
+
+def _urls(wanted: str) -> list[str]:
+    """The brokers of one RabbitMQ cluster are separated by commas."""
+    return [url.strip() for url in wanted.split(",")]
+
+
+def _usable(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and (parts.port or 5672) > 0
+    except ValueError:
+        return False
 
 
 def broker_of(home: Home, cluster: Cluster, image: str = docker.IMAGE) -> Broker:
@@ -139,7 +145,8 @@ def passwords(home: Home, cluster: Cluster) -> dict[str, str]:
 def _definitions(home: Home, cluster: Cluster) -> Mapping[str, Any]:
     words = passwords(home, cluster)
     members = [NodeId(node.id) for node in cluster.nodes]
-    return definitions(members, words, Config.from_file(cluster.nodes[0].config).inspect_length)
+    config = Config.from_file(cluster.nodes[0].config)
+    return definitions(members, words, config.inspect_length, queue_type=config.queue_type)
 
 
 def _make(kind: str, home: Home, cluster: Cluster, wanted: str, image: str) -> Broker:
@@ -215,26 +222,23 @@ class _Docker:
 
 
 class _Given:
-    """Somebody else's broker: only looked at."""
+    """Somebody else's broker, or several of one RabbitMQ cluster: only looked at. One that answers is enough."""
 
     ours = False
 
     def __init__(self, url: str) -> None:
         self._url = url
-        parts = urlsplit(url)
-        self._host = parts.hostname or ""
-        self._tls = parts.scheme == "amqps"
-        self._port = parts.port or (5671 if self._tls else 5672)
+        self._places = [_place(each) for each in _urls(url)]
 
     def running(self) -> bool:
-        return sockets.connects(self._host, self._port) if self._tls else sockets.speaks_amqp(self._host, self._port, 3.0)
+        return any(_answers(*place) for place in self._places)
 
     def start(self) -> BrokerChoice:
         if not self.running():
-            raise CommandError(
-                f"no AMQP broker answers at {self._host}:{self._port}; start it, or leave --broker out", Exit.UNAVAILABLE
-            )
-        return BrokerChoice("url", self._url, self._port, host=self._host)
+            where = " or ".join(f"{host}:{port}" for host, port, _ in self._places)
+            raise CommandError(f"no AMQP broker answers at {where}; start it, or leave --broker out", Exit.UNAVAILABLE)
+        host, port, _ = self._places[0]
+        return BrokerChoice("url", self._url, port, host=host)
 
     def stop(self) -> None:
         """Not ours."""
@@ -262,3 +266,14 @@ class _Direct:
 
     def kill(self) -> None:
         """Nothing there."""
+
+
+def _place(url: str) -> tuple[str, int, bool]:
+    """Host, port, and whether it is TLS."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "amqps"
+    return parts.hostname or "", parts.port or (5671 if tls else 5672), tls
+
+
+def _answers(host: str, port: int, tls: bool) -> bool:
+    return sockets.connects(host, port) if tls else sockets.speaks_amqp(host, port, 3.0)

@@ -9,7 +9,9 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,6 @@ class Container:
         """Make it anew and start it; pulls the image if need be."""
         self.remove()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Readable by all inside the container, where the broker is another user; out here the folder is ours alone.
-        for name, text in (("gitquorum.json", json.dumps(definitions)), ("90-gitquorum.conf", _CONF)):
-            (self.folder / name).write_text(text)
-            (self.folder / name).chmod(0o644)
         _docker(
             "create",
             *("--name", self.name),
@@ -65,9 +63,13 @@ class Container:
             self.image,
             timeout_s=PULL_TIMEOUT_S,
         )
-        _docker("cp", str(self.folder / "gitquorum.json"), f"{self.name}:/etc/rabbitmq/gitquorum.json")
-        _docker("cp", str(self.folder / "90-gitquorum.conf"), f"{self.name}:/etc/rabbitmq/conf.d/90-gitquorum.conf")
-        _docker("start", self.name)
+        try:
+            # As an archive, which brings folders that an image may lack; not every image has conf.d.
+            _docker("cp", "-", f"{self.name}:/", stdin=_archive(definitions))
+            _docker("start", self.name)
+        except CommandError:
+            self.remove()  # nobody would know of it: it is remembered when it serves
+            raise
 
     def exists(self) -> bool:
         try:
@@ -93,14 +95,25 @@ class Container:
         _docker("rm", "--force", "--volumes", self.name, accept="No such container")
 
 
-def _docker(*arguments: str, timeout_s: float = COMMAND_TIMEOUT_S, accept: str = "") -> str:
+def _archive(definitions: Mapping[str, Any]) -> bytes:
+    """What the broker reads when it starts; readable by all in there, where the broker is another user."""
+    files = {"gitquorum.json": json.dumps(definitions), "conf.d/90-gitquorum.conf": _CONF}
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"etc/rabbitmq/{name}")
+            entry.size, entry.mode = len(text.encode()), 0o644
+            archive.addfile(entry, BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def _docker(*arguments: str, timeout_s: float = COMMAND_TIMEOUT_S, accept: str = "", stdin: bytes = b"") -> str:
     try:
-        done = subprocess.run(
-            ["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(["docker", *arguments], capture_output=True, timeout=timeout_s, check=False, input=stdin)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"docker {arguments[0]} did not work ({error}); try --broker local or --broker direct") from error
-    if done.returncode != 0 and not (accept and accept in done.stderr):
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    complaint = done.stderr.decode("utf-8", "replace")
+    if done.returncode != 0 and not (accept and accept in complaint):
+        said = (complaint.strip().splitlines() or ["no reason given"])[-1]
         raise CommandError(f"docker {arguments[0]} failed: {said}; try --broker local or --broker direct")
-    return done.stdout
+    return done.stdout.decode("utf-8", "replace")

@@ -97,7 +97,13 @@ def _keyring(config: Config) -> Keyring:
 def _transport(config: Config, codec: Codec, peers: HttpPeers) -> Transport:
     if config.transport == "amqp":
         assert config.amqp_url is not None, "checked by Config"
-        return AmqpTransport(codec, url=config.amqp_url, members=config.voters.nodes, inspect_length=config.inspect_length)
+        return AmqpTransport(
+            codec,
+            url=config.amqp_url,
+            members=config.voters.nodes,
+            inspect_length=config.inspect_length,
+            queue_type=config.queue_type,
+        )
     return DirectTransport(codec, peers)
 
 

@@ -1,4 +1,7 @@
-"""One cluster per transport for the whole run, whole again before every test; each test has repositories of its own."""
+"""One cluster per transport for the whole run, whole again before every test; each test has repositories of its own.
+
+RabbitMQ comes from where ``sources.py`` finds it, and the run says from where.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from node.command.rabbitmq import server_script
+from tests.cluster.brokers import Broker, make, running
 from tests.cluster.harness import Cluster, Work, git
+from tests.cluster.sources import SourceRefused, sources
 
 Clusters = Callable[[str], Cluster]
+Brokers = Callable[[], Broker]
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -23,22 +28,72 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+    """The run's line about RabbitMQ, if there is anything in it that may want one."""
+    if not any(item.get_closest_marker("cluster") for item in items):
+        return []
+    try:
+        return sources().lines()
+    except SourceRefused as refused:
+        raise pytest.UsageError(str(refused)) from refused
+
+
 @pytest.fixture(scope="session")
 def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
-    """Started when first asked for, ended after the last test."""
+    """By name: ``rabbitmq``, ``own`` (its RabbitMQ may be killed) and ``direct``. Started when first asked for, ended after
+    the last test."""
     started: dict[str, Cluster] = {}
 
-    def get(broker: str) -> Cluster:
-        if broker not in started:
-            if broker == "rabbitmq" and server_script() is None:
-                pytest.skip("rabbitmq-server is not installed")
-            started[broker] = Cluster(tmp_path_factory.mktemp(broker), broker)
-            started[broker].up()
-        return started[broker]
+    def get(name: str) -> Cluster:
+        found = sources()
+        if name == "own" and found.own is found.first:
+            name = "rabbitmq"
+        source = {"rabbitmq": found.first, "own": found.own}.get(name)
+        if name != "direct" and source is None:
+            pytest.skip(found.missing())
+        if name not in started:
+            broker = "direct" if name == "direct" else "rabbitmq"
+            started[name] = Cluster(tmp_path_factory.mktemp(name), broker, source)
+            started[name].up()
+        return started[name]
 
     yield get
     with ThreadPoolExecutor() as pool:
         list(pool.map(Cluster.close, started.values()))
+
+
+@pytest.fixture(scope="session")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
+    """The one broker that all tests of bare transports share; started when first asked for."""
+    started: list[Broker] = []
+
+    def get() -> Broker:
+        source = sources().users
+        if source is None:
+            pytest.skip(sources().missing())
+        if not started:
+            started.append(make(source, tmp_path_factory.mktemp("broker")))
+        return started[0]
+
+    yield get
+    for broker in started:
+        broker.close()
+
+
+@pytest.fixture
+def broker(brokers: Brokers) -> Broker:
+    """It must be as it was when a test ends."""
+    return brokers()
+
+
+@pytest.fixture
+def mortal_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker of this test's own, which it may kill."""
+    source = sources().own
+    if source is None:
+        pytest.skip(sources().missing())
+    with running(source, tmp_path) as broker:
+        yield broker
 
 
 def _lent(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Cluster]:
@@ -58,6 +113,12 @@ def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Clus
 def rabbitmq(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Cluster]:
     """The one with a broker."""
     yield from _lent(request, clusters("rabbitmq"))
+
+
+@pytest.fixture
+def own_rabbitmq(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Cluster]:
+    """One whose broker the cluster runs itself: with a user for each node, and it may be killed."""
+    yield from _lent(request, clusters("own"))
 
 
 @pytest.fixture

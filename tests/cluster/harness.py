@@ -23,7 +23,10 @@ from typing import Any, TypeVar
 
 import psutil
 
+from node.command import docker
 from node.command.client import Answer, NodeSilent, request
+from tests.cluster.brokers import GivenVhost
+from tests.cluster.sources import Source
 
 DEADLINE_S = 2.0
 """``Config.prepare_timeout_s``, which the tests leave as it is."""
@@ -175,31 +178,57 @@ class Cluster:
     folder: Path
     broker: str
     """``rabbitmq`` or ``direct``."""
+    source: Source | None = None
+    """Where the RabbitMQ comes from."""
     base_port: int = 0
     _tainted: dict[int, str] = field(default_factory=dict)
     """Nodes that are not as ``up`` made them, and what was done to them."""
     _broker_tainted: bool = False
+    _vhost: GivenVhost | None = None
     _marks: dict[int, int] = field(default_factory=dict)
 
     # ------------------------------------------------------------ its life
 
     def up(self) -> Ran:
         """Start it, or what is missing of it. Ports are looked for until a free range holds."""
-        wanted = "local" if self.broker == "rabbitmq" else "direct"
         if (self.home / "cluster.json").exists():
-            return self.cli("up", timeout_s=120)
+            return self.cli("up", *self._wish(), timeout_s=120)
         self.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(5):
             self.base_port = free_port_range(len(NODES))
-            ran = self.cli("up", "--base-port", str(self.base_port), "--broker", wanted, ok=False, timeout_s=120)
+            ran = self.cli("up", "--base-port", str(self.base_port), *self._wish(), ok=False, timeout_s=120)
             if ran.code == 0 or "is in use by" not in ran.err:
                 break
             self.cli("down", "--purge")
         assert ran.code == 0, f"{ran.said}\n{self.logs()}"
         return ran
 
+    def _wish(self) -> tuple[str, ...]:
+        """Which broker ``up`` shall use; said every time, so that one that does not start is never replaced by another."""
+        if self.source is None:
+            return ("--broker", "direct")
+        if self.source.kind == "url":
+            self._vhost = self._vhost or GivenVhost(self.source)
+            return ("--broker", self._vhost.url)
+        return ("--broker", self.source.kind, *(("--image", self.source.image) if self.source.image else ()))
+
+    @property
+    def _container(self) -> docker.Container:
+        return docker.Container(self.home / "broker")
+
     def close(self) -> None:
         """End everything; nothing of it may be left."""
+        try:
+            self._end_processes()
+        finally:
+            if self._vhost is not None:
+                self._vhost.close()
+            if self.source and self.source.kind == "docker":
+                left = self._container.exists()
+                self._container.remove()
+                assert not left, f"gitquorum down left the container {self._container.name}"
+
+    def _end_processes(self) -> None:
         for pid in self.processes():
             _signal(pid, signal.SIGCONT)
         with suppress(AssertionError, subprocess.TimeoutExpired):
@@ -284,7 +313,7 @@ class Cluster:
     def arm(self, fault: str, *nodes: int) -> None:
         """Start these again with an armed fault point (node/faults.py), and wait until all is well."""
         self.kill(*nodes)
-        self.cli("up", env={"GITQUORUM_FAULT_POINTS": json.dumps([fault])}, timeout_s=120)
+        self.cli("up", *self._wish(), env={"GITQUORUM_FAULT_POINTS": json.dumps([fault])}, timeout_s=120)
         for node in nodes:
             self._tainted[node] = "armed"
         wait(self.ready, READY_TIMEOUT_S, "the cluster is ready again")
@@ -324,6 +353,7 @@ class Cluster:
         return "kill -KILL " + " ".join(str(self.pid(node)) for node in nodes)
 
     def broker_kill(self) -> None:
+        """SIGKILL, as ``gitquorum broker kill`` does it: to the process, or by ``docker kill``."""
         self._broker_tainted = True
         self.cli("broker", "kill")
 
@@ -483,7 +513,10 @@ class Cluster:
     def logs(self, lines_max: int = 40) -> str:
         """The last words of everybody, for a failure."""
         parts = [f"---- node-{node} ----\n" + tail(self._log(node), lines_max) for node in NODES]
-        if self.broker == "rabbitmq":
+        if self.source and self.source.kind == "docker":
+            command = ["docker", "logs", "--tail", "15", self._container.name]
+            parts.append("---- broker ----\n" + run(command, os.environ, self.folder, 20, ok=False).said)
+        elif self.broker == "rabbitmq":
             parts.append("---- broker ----\n" + tail(self.home / "broker" / "log" / "broker.log", 15))
         return "\n".join(parts)
 

@@ -3,43 +3,23 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pika
 import pytest
 import pytest_asyncio
-from pika.exceptions import ChannelClosedByBroker
 
 from broker.kinds import BY_WORD
-from broker.topology import DEAD_QUEUE, EXCHANGE, INSPECT_QUEUE, OPERATOR, VHOST, inbox, replies, routing_key
-from node.command.rabbitmq import server_script
+from broker.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXCHANGE, INSPECT_QUEUE, OPERATOR, VHOST, inbox, routing_key
 from node.ports import NoAnswer, PeerUnreachable, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Refused, TransportReply, TransportRequest
-from tests.cluster.transports import (
-    ONE,
-    PASSWORDS,
-    TWO,
-    AmqpCluster,
-    Broker,
-    amqp_cluster,
-    broker_definitions,
-    codec,
-    private_broker,
-    until,
-)
+from tests.cluster.brokers import ADMIN, ONE, PASSWORDS, THREE, TWO, Broker, broker_definitions
+from tests.cluster.transports import AmqpCluster, amqp_cluster, codec, until
 from tests.unit.broker_samples import claim, prepare, refused
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(server_script() is None, reason="rabbitmq-server is not installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    yield from private_broker(tmp_path_factory.mktemp("rabbitmq"))
+pytestmark = pytest.mark.cluster
 
 
 @pytest_asyncio.fixture
@@ -76,44 +56,7 @@ def connect(broker: Broker, user: str) -> pika.BlockingConnection:
     return pika.BlockingConnection(pika.URLParameters(broker.url(user)))
 
 
-def forbidden(broker: Broker, user: str, act: Callable[[Any], None]) -> bool:
-    """Whether the broker closes the channel with 403 when ``user`` does this."""
-    connection = connect(broker, user)
-    try:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        act(channel)
-        return False
-    except ChannelClosedByBroker as error:
-        return bool(error.reply_code == 403)
-    finally:
-        connection.close()
-
-
 KEY = BY_WORD["prepare"]
-FORBIDDEN: dict[str, Callable[[Any], None]] = {
-    "publish in another's name": lambda c: c.basic_publish(EXCHANGE, routing_key(TWO, ONE, KEY), b"x"),
-    "publish by the default exchange": lambda c: c.basic_publish("", inbox(TWO), b"x"),
-    "read another's inbox": lambda c: c.basic_get(inbox(TWO)),
-    "read another's replies": lambda c: c.basic_get(replies(TWO)),
-    "read inspect": lambda c: c.basic_get(INSPECT_QUEUE),
-    "listen to what is meant for another": lambda c: c.queue_bind(inbox(ONE), EXCHANGE, "*.node%2E2.prepare"),
-    "listen to everything": lambda c: c.queue_bind(inbox(ONE), EXCHANGE, "#"),
-    "delete another's queue": lambda c: c.queue_delete(inbox(TWO)),
-    "declare something of its own": lambda c: c.queue_declare("mine"),
-}
-
-
-@pytest.mark.parametrize("what", FORBIDDEN)
-async def test_a_nodes_broker_user_may_not(broker: Broker, what: str) -> None:
-    assert await asyncio.to_thread(forbidden, broker, ONE, FORBIDDEN[what])
-
-
-async def test_a_nodes_broker_user_may_publish_in_its_own_name(broker: Broker) -> None:
-    def act(channel: Any) -> None:
-        channel.basic_publish(EXCHANGE, routing_key(ONE, TWO, KEY), b"x")
-
-    assert not await asyncio.to_thread(forbidden, broker, ONE, act)
 
 
 def publish(broker: Broker, user: str, key: str, body: bytes) -> None:
@@ -181,23 +124,38 @@ async def test_a_deleted_queue_is_declared_again(cluster: AmqpCluster) -> None:
     assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
 
 
-async def test_nodes_declare_by_themselves_exactly_what_definitions_say(cluster: AmqpCluster) -> None:
-    def shape() -> tuple[dict[str, Any], set[tuple[str, str, str]]]:
+async def test_nodes_that_share_a_user_declare_by_themselves_exactly_what_definitions_say(cluster: AmqpCluster) -> None:
+    """On a broker that only a URL is known of, nobody loads definitions."""
+
+    def shape() -> tuple[dict[str, Any], set[tuple[str, str, str]], dict[str, str]]:
         queues = {q["name"]: q["arguments"] for q in cluster.broker.api(f"queues/{VHOST}")}
         bindings = cluster.broker.api(f"bindings/{VHOST}")
-        return queues, {(b["source"], b["destination"], b["routing_key"]) for b in bindings if b["source"]}
+        exchanges = {e["name"]: e["type"] for e in cluster.broker.api(f"exchanges/{VHOST}") if "gitquorum" in e["name"]}
+        return queues, {(b["source"], b["destination"], b["routing_key"]) for b in bindings if b["source"]}, exchanges
 
     data = broker_definitions()
     said = (
         {q["name"]: q["arguments"] for q in data["queues"]},
-        {(b["source"], b["destination"], b["routing_key"]) for b in data["bindings"]},
+        {(b["source"], b["destination"], b["routing_key"]) for b in data["bindings"]}
+        - {(DEAD_EXCHANGE, DEAD_QUEUE, "*.ghost.*")},
+        {e["name"]: e["type"] for e in data["exchanges"]},
     )
     for queue in said[0]:
         await asyncio.to_thread(cluster.broker.api, f"queues/{VHOST}/{queue}", method="DELETE")
-    assert not (await asyncio.to_thread(shape))[0]
-    for node in (ONE, TWO, NodeId("node-3")):
-        await cluster.start(node)
+    for exchange in said[2]:
+        await asyncio.to_thread(cluster.broker.api, f"exchanges/{VHOST}/{exchange}", method="DELETE")
+    assert await asyncio.to_thread(shape) == ({}, set(), {})
+    one, *_ = [await cluster.start(node, url=cluster.broker.url(ADMIN)) for node in (ONE, TWO, THREE)]
     assert await asyncio.to_thread(shape) == said
+    assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
+
+
+async def test_nodes_do_without_the_dead_letters_where_they_may_not_make_them(cluster: AmqpCluster) -> None:
+    await asyncio.to_thread(cluster.broker.api, f"queues/{VHOST}/{DEAD_QUEUE}", method="DELETE")
+    one, two = await cluster.start(ONE), await cluster.start(TWO)
+    await asyncio.to_thread(publish, cluster.broker, ONE, routing_key(ONE, TWO, KEY), b"no envelope")
+    await until(lambda: two.counters["dead lettered"] == 1, two.counters)
+    assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
 
 
 async def test_another_inspect_length_makes_the_queue_again_and_zero_removes_it(cluster: AmqpCluster) -> None:
@@ -300,32 +258,25 @@ async def test_a_wrong_password_is_told(broker: Broker) -> None:
     await transport.stop()
 
 
-async def test_a_killed_broker_fails_requests_fast_and_traffic_is_back_soon_after_it(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    for own in private_broker(tmp_path_factory.mktemp("killed")):
-        async with amqp_cluster(own) as cluster:
-            one, _ = await cluster.start(ONE), await cluster.start(TWO)
-            await one.request(TWO, prepare(), timeout_s=5)
-            await asyncio.to_thread(own.server.kill)
-            transports = cluster.transports
-            await until(lambda pair=transports: not any(transport.up for transport in pair), transports)
-            began = time.monotonic()
-            with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1"):
-                await one.request(TWO, prepare(), timeout_s=10)
-            assert time.monotonic() - began < 0.5
-            endpoints = await asyncio.to_thread(own.server.start, broker_definitions())
-            assert (endpoints.amqp_port, endpoints.management_port) == (own.endpoints.amqp_port, own.endpoints.management_port)
-            began = time.monotonic()
-            while True:
-                try:
-                    await one.request(TWO, prepare(), timeout_s=1)
-                    break
-                except TransportError:
-                    assert time.monotonic() - began < 5, one
-                    await asyncio.sleep(0.05)
-            await asyncio.to_thread(own.server.stop)
-            assert own.server.endpoints() is None
+async def test_a_killed_broker_fails_requests_fast_and_traffic_is_back_soon_after_it(mortal_broker: Broker) -> None:
+    async with amqp_cluster(mortal_broker) as cluster:
+        one, _ = await cluster.start(ONE), await cluster.start(TWO)
+        await one.request(TWO, prepare(), timeout_s=5)
+        await asyncio.to_thread(mortal_broker.kill)
+        await until(lambda: not any(transport.up for transport in cluster.transports), cluster.transports)
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1"):
+            await one.request(TWO, prepare(), timeout_s=10)
+        assert time.monotonic() - began < 0.5
+        await asyncio.to_thread(mortal_broker.start)
+        began = time.monotonic()
+        while True:
+            try:
+                await one.request(TWO, prepare(), timeout_s=1)
+                break
+            except TransportError:
+                assert time.monotonic() - began < 5, one
+                await asyncio.sleep(0.05)
 
 
 async def test_the_operator_sees_the_management_ui_and_nothing_of_the_inboxes(broker: Broker) -> None:

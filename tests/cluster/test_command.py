@@ -169,12 +169,13 @@ def test_kill_and_start_are_seen_by_status_and_doctor(rabbitmq: Cluster, work: W
     rabbitmq.agree(name)
 
 
-def test_status_tells_people_and_programs_the_same(rabbitmq: Cluster) -> None:
-    state, text = rabbitmq.status(), rabbitmq.cli("status").out
+def test_status_tells_people_and_programs_the_same(own_rabbitmq: Cluster) -> None:
+    state, text = own_rabbitmq.status(), own_rabbitmq.cli("status").out
     for node in state["nodes"]:
         assert re.search(rf"{node['id']} +{node['url']} +{node['pid']} +ready", text)
         assert node["health"]["broker"]["name"] == "rabbitmq"
-    assert state["broker"]["kind"] == "local"
+    assert own_rabbitmq.source
+    assert state["broker"]["kind"] == own_rabbitmq.source.kind
     assert state["broker"]["management_url"] in text
 
 

@@ -17,7 +17,8 @@ from broker.kinds import BY_MESSAGE, Kind
 from node.ports import Busy, DirectAnswer, NoAnswer, PeerUnreachable
 from node.protocol.ids import NodeId
 from node.protocol.messages import Claim, Fetch, History, HistoryEntry, HistoryPage, Ping, Pong, Query, TransportReply
-from tests.cluster.transports import GHOST, ONE, TWO, DirectCluster, codec, direct_cluster, nothing, pong, yes
+from tests.cluster.brokers import GHOST, ONE, TWO
+from tests.cluster.transports import DirectCluster, codec, direct_cluster, nothing, pong, yes
 from tests.unit.broker_samples import CHANGE, PACK, REPO, claim, refused
 
 BYTES = bytes(range(256)) * 4

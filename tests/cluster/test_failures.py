@@ -333,9 +333,9 @@ class Pusher(threading.Thread):
 
 
 def test_a_broker_that_is_killed_during_pushes_costs_clean_failures_and_no_acknowledged_push(
-    rabbitmq: Cluster, tmp_path: Path
+    own_rabbitmq: Cluster, tmp_path: Path
 ) -> None:
-    cluster = rabbitmq
+    cluster = own_rabbitmq
     name = cluster.create()
     pushers = [Pusher(cluster, node, name, Work.init(tmp_path / f"work-{node}")) for node in (1, 2)]
     for pusher in pushers:

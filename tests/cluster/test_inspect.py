@@ -39,8 +39,8 @@ class Management:
 
 
 @pytest.fixture
-def management(rabbitmq: Cluster) -> Management:
-    return Management(rabbitmq)
+def management(own_rabbitmq: Cluster) -> Management:
+    return Management(own_rabbitmq)
 
 
 def of(messages: list[dict[str, Any]], name: str, kind: str) -> list[dict[str, Any]]:
@@ -49,10 +49,10 @@ def of(messages: list[dict[str, Any]], name: str, kind: str) -> list[dict[str, A
     return [each for each in kept if each["properties"]["headers"].get("repository") == name.lower()]
 
 
-def test_a_prepare_can_be_fetched_read_and_is_still_there(rabbitmq: Cluster, management: Management, work: Work) -> None:
-    name = rabbitmq.create(label="inspect")
+def test_a_prepare_can_be_fetched_read_and_is_still_there(own_rabbitmq: Cluster, management: Management, work: Work) -> None:
+    name = own_rabbitmq.create(label="inspect")
     oid = work.commit("seen by people")
-    txn = work.git("push", rabbitmq.url(1, name), "HEAD:main").transaction
+    txn = work.git("push", own_rabbitmq.url(1, name), "HEAD:main").transaction
     prepares = wait(
         lambda: [each for each in of(management.messages(), name, "gitquorum.prepare.v1") if txn in each["payload"]],
         10,
@@ -84,11 +84,11 @@ def test_a_prepare_can_be_fetched_read_and_is_still_there(rabbitmq: Cluster, man
     assert all(each["redelivered"] for each in again), "the very ones, not new copies"
 
 
-def test_the_whole_conversation_of_a_push_can_be_followed(rabbitmq: Cluster, management: Management, work: Work) -> None:
-    name = rabbitmq.create(label="inspect")
+def test_the_whole_conversation_of_a_push_can_be_followed(own_rabbitmq: Cluster, management: Management, work: Work) -> None:
+    name = own_rabbitmq.create(label="inspect")
     work.commit()
-    work.git("push", rabbitmq.url(2, name), "HEAD:main")
-    rabbitmq.agree(name)
+    work.git("push", own_rabbitmq.url(2, name), "HEAD:main")
+    own_rabbitmq.agree(name)
     wait(lambda: len(of(management.messages(), name, "gitquorum.commit.v1")) >= 2, 10, "commits are seen, too")
     messages = management.messages()
     (prepare, *_) = of(messages, name, "gitquorum.prepare.v1")
@@ -99,20 +99,20 @@ def test_the_whole_conversation_of_a_push_can_be_followed(rabbitmq: Cluster, man
     assert json.loads(answer[0]["payload"])["body"]["kind"] == "yes"
 
 
-def test_looking_disturbs_nothing(rabbitmq: Cluster, management: Management, work: Work) -> None:
-    name = rabbitmq.create(label="inspect")
+def test_looking_disturbs_nothing(own_rabbitmq: Cluster, management: Management, work: Work) -> None:
+    name = own_rabbitmq.create(label="inspect")
     for _ in range(5):
         work.commit()
-        work.git("push", rabbitmq.url(1, name), "HEAD:main")
+        work.git("push", own_rabbitmq.url(1, name), "HEAD:main")
         assert management.messages()
-    assert rabbitmq.agree(name) == 6
+    assert own_rabbitmq.agree(name) == 6
     queue = management.ask("GET", QUEUE).json
     assert queue["arguments"]["x-max-length"] == 1000
     assert queue["arguments"]["x-overflow"] == "drop-head"
 
 
 def test_the_person_who_looks_cannot_publish_declare_delete_or_read_the_protocols_own_queues(
-    rabbitmq: Cluster, management: Management
+    own_rabbitmq: Cluster, management: Management
 ) -> None:
     published = management.ask(
         "POST",
@@ -129,4 +129,4 @@ def test_the_person_who_looks_cannot_publish_declare_delete_or_read_the_protocol
             {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"},
         )
         assert taken.status in (400, 401, 403), "the protocol's own queues are not for people"
-    assert rabbitmq.ready()
+    assert own_rabbitmq.ready()

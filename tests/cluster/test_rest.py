@@ -354,24 +354,24 @@ def test_health_tells_of_lost_peers_and_of_their_return(rabbitmq: Cluster) -> No
     assert get(rabbitmq, 1, "/readyz?role=write").status == 200
 
 
-def test_health_and_doctor_tell_of_a_lost_broker_and_the_fix_works(rabbitmq: Cluster) -> None:
-    rabbitmq.broker_kill()
-    wait(lambda: get(rabbitmq, 2, "/readyz?role=write").status == 503, 5, "the broker's loss is noticed")
-    body = get(rabbitmq, 2, "/health").json
+def test_health_and_doctor_tell_of_a_lost_broker_and_the_fix_works(own_rabbitmq: Cluster) -> None:
+    own_rabbitmq.broker_kill()
+    wait(lambda: get(own_rabbitmq, 2, "/readyz?role=write").status == 503, 5, "the broker's loss is noticed")
+    body = get(own_rabbitmq, 2, "/health").json
     assert (body["status"], body["broker"]["state"]) == ("degraded", "down")
     assert body["broker"]["detail"]
     wait(
-        lambda: {peer["reason"] for peer in get(rabbitmq, 2, "/health").json["peers"]} == {"its broker connection is down"},
+        lambda: {peer["reason"] for peer in get(own_rabbitmq, 2, "/health").json["peers"]} == {"its broker connection is down"},
         5,
         "it is said that the peers answer, and what they lack",
     )
-    assert get(rabbitmq, 2, "/readyz").status == 200
-    doctor = rabbitmq.cli("doctor", "--json", ok=False)
+    assert get(own_rabbitmq, 2, "/readyz").status == 200
+    doctor = own_rabbitmq.cli("doctor", "--json", ok=False)
     assert doctor.code == 1
     fixes = {each["check"]: each["fix"] for each in doctor.json() if each["state"] == "problem"}
     assert fixes["broker in use"] == "gitquorum broker start"
-    rabbitmq.broker_start()
-    wait(lambda: get(rabbitmq, 2, "/health").json["status"] == "ok", 10, "it is back")
+    own_rabbitmq.broker_start()
+    wait(lambda: get(own_rabbitmq, 2, "/health").json["status"] == "ok", 10, "it is back")
 
 
 # ---------------------------------------------------------------- the document

@@ -2,50 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from node.command.rabbitmq import server_script
 from node.ports import NoAnswer, PeerUnreachable
 from node.protocol.ids import Ballot, NodeId
 from node.protocol.messages import Claim, Prepare, Refused, TransportReply, TransportRequest
-from tests.cluster.transports import (
-    GHOST,
-    ONE,
-    RINGS,
-    THREE,
-    TWO,
-    Broker,
-    amqp_cluster,
-    codec,
-    direct_cluster,
-    private_broker,
-    until,
-    yes,
-)
+from tests.cluster.brokers import GHOST, ONE, THREE, TWO, Broker
+from tests.cluster.transports import RINGS, amqp_cluster, codec, direct_cluster, until, yes
 from tests.unit.broker_samples import claim, keyrings, prepare, refused
 
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | None]:
-    if server_script() is None:
-        yield None
-    else:
-        yield from private_broker(tmp_path_factory.mktemp("rabbitmq"))
-
-
 @pytest_asyncio.fixture(params=["rabbitmq", "direct"])
-async def cluster(request: pytest.FixtureRequest, broker: Broker | None) -> AsyncIterator[Any]:
+async def cluster(request: pytest.FixtureRequest, brokers: Callable[[], Broker]) -> AsyncIterator[Any]:
     before = set(asyncio.all_tasks())
     if request.param == "rabbitmq":
-        if broker is None:
-            pytest.skip("rabbitmq-server is not installed")
-        async with amqp_cluster(broker) as started:
+        async with amqp_cluster(await asyncio.to_thread(brokers)) as started:
             yield started
     else:
         async with direct_cluster() as started:

@@ -1,14 +1,9 @@
-"""Small clusters of bare transports, over a real private RabbitMQ or real loopback HTTP: what the contract tests run on."""
+"""Small clusters of bare transports, over a real RabbitMQ (``brokers.py``) or real loopback HTTP: for the contract tests."""
 
 import asyncio
-import json
-from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 from aiohttp import web
 
@@ -16,18 +11,15 @@ from broker.amqp import AmqpTransport
 from broker.codec import Codec
 from broker.direct import DirectTransport, HttpPeers
 from broker.direct_server import DirectServer
-from broker.topology import OPERATOR, VHOST, definitions, inbox, replies
-from node.command.rabbitmq import Endpoints, PrivateRabbitmq
+from broker.topology import QueueType
+from node.command.sockets import free_ports
 from node.ports import DirectHandler, FetchHandler, Handler
 from node.protocol.ids import NodeId
 from node.protocol.messages import Pong, TransportReply, TransportRequest
+from tests.cluster.brokers import MEMBERS, Broker
 from tests.unit.broker_samples import keyrings, refused
 
-ONE, TWO, THREE, GHOST = (NodeId(name) for name in ("node-1", "node.2", "node-3", "ghost"))
-MEMBERS = (ONE, TWO, THREE, GHOST)
-"""The ghost is a member that was never started: nothing listens, and it has no queues. ``node.2`` has a dot in its id."""
 RINGS = keyrings(*MEMBERS)
-PASSWORDS = {**{str(node): f"password of {node}" for node in MEMBERS}, OPERATOR: "look", "admin": "admin"}
 
 
 def codec(node: NodeId, cluster: str = "test") -> Codec:
@@ -109,9 +101,7 @@ class DirectCluster:
 
 @asynccontextmanager
 async def direct_cluster() -> Any:
-    from node.command.rabbitmq import _free_ports
-
-    ports = _free_ports(len(MEMBERS))
+    ports = free_ports(len(MEMBERS))
     cluster = DirectCluster(urls={node: f"http://127.0.0.1:{port}" for node, port in zip(MEMBERS, ports, strict=True)})
     try:
         yield cluster
@@ -122,80 +112,37 @@ async def direct_cluster() -> Any:
 # ---------------------------------------------------------------- rabbitmq
 
 
-def broker_definitions() -> dict[str, Any]:
-    """The real ones, without the ghost's queues, and with an administrator who cleans up between tests."""
-    data = definitions(MEMBERS, PASSWORDS, 1000)
-    ghostly = {inbox(GHOST), replies(GHOST)}
-    data["queues"] = [queue for queue in data["queues"] if queue["name"] not in ghostly]
-    data["bindings"] = [
-        binding
-        for binding in data["bindings"]
-        if binding["destination"] not in ghostly and not binding["routing_key"].startswith("*.ghost.")
-    ]
-    data["users"].append({**data["users"][0], "name": "admin", "tags": ["administrator"]} | _hash_of("admin"))
-    data["permissions"].append({"user": "admin", "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
-    return data
-
-
-def _hash_of(user: str) -> dict[str, Any]:
-    (entry,) = definitions([NodeId(user)], {user: PASSWORDS[user]}, 0)["users"]
-    return {"password_hash": entry["password_hash"]}
-
-
-@dataclass
-class Broker:
-    """A private RabbitMQ, and its management API."""
-
-    server: PrivateRabbitmq
-    endpoints: Endpoints
-
-    def url(self, user: str) -> str:
-        return f"amqp://{quote(user)}:{quote(PASSWORDS[user])}@127.0.0.1:{self.endpoints.amqp_port}/{VHOST}"
-
-    def api(self, path: str, *, user: str = "admin", method: str = "GET", body: Any = None) -> Any:
-        from base64 import b64encode
-
-        request = Request(
-            f"http://127.0.0.1:{self.endpoints.management_port}/api/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "Authorization": "Basic " + b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode(),
-                "Content-Type": "application/json",
-            },
-        )
-        with urlopen(request, timeout=10) as response:
-            text = response.read()
-        return json.loads(text) if text else None
-
-    def look(self, queue: str, count: int = 1000, user: str = OPERATOR) -> list[dict[str, Any]]:
-        """What lies in a queue, which keeps it."""
-        body = {"count": count, "ackmode": "ack_requeue_true", "encoding": "auto"}
-        found: list[dict[str, Any]] = self.api(f"queues/{VHOST}/{queue}/get", user=user, method="POST", body=body)
-        return found
-
-    def purge(self) -> None:
-        self.api("definitions", method="POST", body=broker_definitions())  # what an earlier test deleted
-        for queue in self.api(f"queues/{VHOST}?columns=name"):
-            self.api(f"queues/{VHOST}/{queue['name']}/contents", method="DELETE")
-
-
 @dataclass
 class AmqpCluster:
     broker: Broker
+    queue_type: QueueType = "classic"
     name: str = "rabbitmq"
     transports: list[AmqpTransport] = field(default_factory=list)
     codecs: dict[NodeId, Codec] = field(default_factory=dict)
 
     async def start(
-        self, node: NodeId, handler: Handler = yes, *, its_codec: Codec | None = None, inspect_length: int = 1000
+        self,
+        node: NodeId,
+        handler: Handler = yes,
+        *,
+        its_codec: Codec | None = None,
+        inspect_length: int = 1000,
+        url: str | None = None,
+        timeout_s: float = 15.0,
     ) -> AmqpTransport:
+        """``url`` if it is not the broker's, with this node's user."""
         used = its_codec or codec(node)
         self.codecs[node] = used
-        transport = AmqpTransport(used, url=self.broker.url(node), members=MEMBERS, inspect_length=inspect_length)
+        transport = AmqpTransport(
+            used,
+            url=url or self.broker.url(node),
+            members=MEMBERS,
+            inspect_length=inspect_length,
+            queue_type=self.queue_type,
+        )
         self.transports.append(transport)
         await transport.start(handler)
-        await until(lambda: transport.up, transport)
+        await until(lambda: transport.up, transport, timeout_s)
         return transport
 
     async def stop(self) -> None:
@@ -206,21 +153,13 @@ class AmqpCluster:
 
 
 @asynccontextmanager
-async def amqp_cluster(broker: Broker) -> Any:
-    await asyncio.to_thread(broker.purge)
-    cluster = AmqpCluster(broker)
+async def amqp_cluster(broker: Broker, queue_type: QueueType = "classic") -> Any:
+    await asyncio.to_thread(broker.purge, queue_type)
+    cluster = AmqpCluster(broker, queue_type)
     try:
         yield cluster
     finally:
         await cluster.stop()
-
-
-def private_broker(folder: Path) -> Iterator[Broker]:
-    server = PrivateRabbitmq(folder)
-    try:
-        yield Broker(server, server.start(broker_definitions()))
-    finally:
-        server.kill()
 
 
 async def until(condition: Any, what: object, timeout_s: float = 15.0) -> None:

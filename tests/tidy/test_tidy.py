@@ -40,6 +40,10 @@ def test_the_table_of_settings_is_in_step() -> None:
     run(sys.executable, "docs/generate_settings.py", "--check")
 
 
+def test_the_asyncapi_document_is_in_step() -> None:
+    run(sys.executable, "docs/generate_asyncapi.py", "--check")
+
+
 def test_every_document_that_is_named_exists() -> None:
     missing = []
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:

@@ -1,6 +1,7 @@
 """Which broker is taken, and how nodes are told; Docker is a script that writes down how it was called."""
 
 import socket
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,18 @@ def test_a_given_url_is_given_to_every_node(home: Home, cluster: Cluster, greeti
     assert seen[0] == b"AMQP\x00\x00\x09\x01"
 
 
+def test_several_brokers_of_a_rabbitmq_cluster_are_given_whole_and_one_that_answers_is_enough(
+    home: Home, cluster: Cluster, greeting: tuple[int, list[bytes]]
+) -> None:
+    dead = sockets.free_ports(1)[0]
+    urls = f"amqp://app:secret@127.0.0.1:{dead}/team,amqp://app:secret@127.0.0.1:{greeting[0]}/team"
+    chosen = brokers.choose(home, cluster, brokers.check_wanted(urls), Recorder())
+    assert {Config.from_file(node.config).amqp_url for node in cluster.nodes} == {urls}
+    assert brokers.broker_of(home, chosen).running()
+    with pytest.raises(CommandError, match=rf"no AMQP broker answers at 127\.0\.0\.1:{dead} or 127\.0\.0\.1:{dead}; start it"):
+        brokers.choose(home, cluster, f"amqp://a:b@127.0.0.1:{dead}/,amqp://a:b@127.0.0.1:{dead}/", Recorder())
+
+
 def test_a_url_whose_user_is_a_nodes_name_is_refused(home: Home, cluster: Cluster, greeting: tuple[int, list[bytes]]) -> None:
     with pytest.raises(CommandError, match="must not bear the name"):
         brokers.choose(home, cluster, f"amqp://node-1:x@127.0.0.1:{greeting[0]}/", Recorder())
@@ -125,7 +138,18 @@ def test_a_url_without_a_broker_behind_it_is_unavailable(home: Home, cluster: Cl
     assert refused.value.code is Exit.UNAVAILABLE
 
 
-@pytest.mark.parametrize("wanted", ["rabbit", "http://host", "amqp://", "amqp://host:99999/", "amqp://host:x/"])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "rabbit",
+        "http://host",
+        "amqp://",
+        "amqp://a:b@host/,",
+        "amqp://a:b@host/,http://host",
+        "amqp://host:99999/",
+        "amqp://host:x/",
+    ],
+)
 def test_what_is_no_broker_is_a_usage_error(wanted: str) -> None:
     with pytest.raises(CommandError) as refused:
         brokers.check_wanted(wanted)
@@ -153,15 +177,27 @@ def test_a_docker_command_without_an_engine_is_no_engine(tmp_path: Path, monkeyp
 
 
 def test_the_container_listens_on_loopback_and_loads_the_definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_docker(tmp_path, monkeypatch, "[ $1 != info ] || echo 28.2.2")
+    copied = tmp_path / "copied.tar"
+    calls = fake_docker(tmp_path, monkeypatch, f"[ $1 != info ] || echo 28.2.2; [ $1 != cp ] || cat >{copied}")
     assert docker.engine()
     box = docker.Container(tmp_path / "broker", "rabbitmq:4.1-management")
     box.create({"vhosts": []}, 5001, 5002)
     said = calls.read_text().splitlines()
     created = next(line for line in said if line.startswith("create"))
     assert "--publish 127.0.0.1:5001:5672 --publish 127.0.0.1:5002:15672 rabbitmq:4.1-management" in created
-    assert [line.split()[0] for line in said] == ["info", "rm", "create", "cp", "cp", "start"]
-    assert (tmp_path / "broker" / "gitquorum.json").read_text() == '{"vhosts": []}'
+    assert [line.split()[0] for line in said] == ["info", "rm", "create", "cp", "start"]
+    with tarfile.open(copied) as archive:
+        files = {entry.name: archive.extractfile(entry) for entry in archive if entry.mode == 0o644}
+        read = {name: file.read().decode() for name, file in files.items() if file}
+    assert read["etc/rabbitmq/gitquorum.json"] == '{"vhosts": []}'
+    assert "load_definitions = /etc/rabbitmq/gitquorum.json" in read["etc/rabbitmq/conf.d/90-gitquorum.conf"]
+
+
+def test_a_container_that_cannot_be_started_is_removed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_docker(tmp_path, monkeypatch, "[ $1 != start ] || { echo 'port is already allocated' >&2; exit 1; }")
+    with pytest.raises(CommandError, match="port is already allocated"):
+        docker.Container(tmp_path / "broker").create({}, 5001, 5002)
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == ["rm", "create", "cp", "start", "rm"]
 
 
 def test_dockers_own_words_reach_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from node.command.doctor import plain
 from node.config import Config
 from node.faults import FaultPoint
 from node.keys import KeyRefused, read_private, write_private
@@ -59,3 +61,34 @@ def test_a_key_that_others_can_read_is_refused_with_the_command_that_mends_it(tm
     path.chmod(0o644)
     with pytest.raises(KeyRefused, match="run: chmod 600"):
         read_private(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://a:geheim@h/v", "URL 1 in amqp_url is not amqp://"),
+        ("amqp://a:geheim@h/v,", "URL 2 in amqp_url is not amqp://"),
+        ("amqp://a:geheim@h/v,amqp://a:geheim@h:99999/v", "URL 2 in amqp_url is not amqp://"),
+        ("amqp://a:geheim@h/v,amqp://b:geheim@i/v", "all URLs in amqp_url need the same user, password and vhost"),
+        ("amqp://a:geheim@h/v,amqp://a:geheim@i/w", "all URLs in amqp_url need the same user, password and vhost"),
+    ],
+)
+def test_amqp_urls_that_are_none_or_not_one_clusters_are_refused_without_showing_the_password(
+    tmp_path: Path, url: str, said: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Config.from_file(write(tmp_path, 'transport = "amqp"', f'amqp_url = "{url}"'))
+    assert said in plain(refused.value)
+    assert "geheim" not in plain(refused.value)
+
+
+def test_several_brokers_may_be_named_and_the_kind_of_queue_comes_from_the_environment_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = "amqp://a:p%2Cw@one/v, amqp://a:p%2Cw@two:5673/v"
+    monkeypatch.setenv("GITQUORUM_QUEUE_TYPE", "quorum")
+    path = write(tmp_path, 'transport = "amqp"', f'amqp_url = "{urls}"')
+    config = Config.from_file(path)
+    assert (config.amqp_url, config.queue_type) == (urls, "quorum")
+    monkeypatch.delenv("GITQUORUM_QUEUE_TYPE")
+    assert Config.from_file(path).queue_type == "classic"

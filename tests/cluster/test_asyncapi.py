@@ -1,0 +1,89 @@
+"""Real messages, taken from gitquorum.inspect, are what docs/asyncapi.json says: payload, headers and properties."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from broker.asyncapi import KINDS, document
+from broker.kinds import BY_MESSAGE, BY_NAME, TRANSPORT_REPLIES, TRANSPORT_REQUESTS
+from broker.topology import INSPECT_QUEUE
+from node.protocol.ids import NodeId
+from node.protocol.messages import TransportReply, TransportRequest
+from tests.asyncapi_check import validator
+from tests.cluster.brokers import ONE, TWO, Broker
+from tests.cluster.harness import Cluster, Work
+from tests.cluster.test_inspect import Management
+from tests.cluster.transports import AmqpCluster, amqp_cluster
+from tests.unit.broker_samples import EVERY_KIND
+
+pytestmark = pytest.mark.cluster
+
+SAMPLES = {BY_MESSAGE[type(message)]: message for message in EVERY_KIND}
+
+
+def checked(messages: list[dict[str, Any]]) -> Counter[str]:
+    """How many messages of each kind there were, all of them as described."""
+    page, seen = document(), Counter[str]()
+    for each in messages:
+        properties = each["properties"]
+        word = BY_NAME[properties["type"]].word
+        described = page["components"]["messages"][word]
+        payload = json.loads(each["payload"])
+        validator(word, "payload").validate(payload)
+        validator(word, "headers").validate(properties["headers"])
+        assert properties["type"] == described["bindings"]["amqp"]["messageType"] == described["name"]
+        assert properties["content_type"] == described["contentType"]
+        assert properties["correlation_id"] == payload["correlation"]
+        request = word in {kind.word for kind in TRANSPORT_REQUESTS}
+        operation = page["operations"][f"{'send' if request else 'answer'}{word.capitalize()}"]
+        sent = operation["bindings"]["amqp"]
+        assert (properties["delivery_mode"], properties["expiration"]) == (sent["deliveryMode"], str(sent["expiration"]))
+        assert properties["timestamp"] > 0
+        assert each["routing_key"].split(".")[-1] == word
+        assert len(each["payload"]) <= described["x-bytes-max"]
+        seen[word] += 1
+    return seen
+
+
+@pytest_asyncio.fixture
+async def cluster(broker: Broker) -> AsyncIterator[AmqpCluster]:
+    async with amqp_cluster(broker) as started:
+        yield started
+
+
+async def test_a_message_of_every_kind_through_a_real_broker_is_as_described(cluster: AmqpCluster) -> None:
+    answers = iter(TRANSPORT_REPLIES)
+
+    async def handler(sender: NodeId, message: TransportRequest) -> TransportReply:
+        return SAMPLES[next(answers)]  # type: ignore[return-value]
+
+    one, _ = await cluster.start(ONE), await cluster.start(TWO, handler)
+    for kind in TRANSPORT_REQUESTS:
+        await one.request(TWO, SAMPLES[kind], timeout_s=5)  # type: ignore[arg-type]
+    seen = checked(await asyncio.to_thread(cluster.broker.look, INSPECT_QUEUE))
+    assert set(seen) == {kind.word for kind in KINDS}, "every kind was seen"
+
+
+def test_what_a_living_cluster_says_is_as_described(own_rabbitmq: Cluster, work: Work) -> None:
+    """Three nodes take pushes in turn, two of them are away for one: all but a refusal happens, whatever the timing."""
+    name = own_rabbitmq.create(label="asyncapi")
+    for node in (1, 2, 3, 1):
+        work.commit()
+        work.git("push", own_rabbitmq.url(node, name), "HEAD:main")
+    own_rabbitmq.pause(2)
+    own_rabbitmq.pause(3)
+    work.commit()
+    work.git("push", own_rabbitmq.url(1, name), "HEAD:main", ok=False)
+    own_rabbitmq.resume(2)
+    own_rabbitmq.resume(3)
+    own_rabbitmq.agree(name)
+    messages = Management(own_rabbitmq).messages()
+    about = [each for each in messages if each["properties"]["headers"].get("repository") == name]
+    seen = checked(messages)
+    print(f"\n{len(messages)} messages, {len(about)} of them of this test: {dict(seen)}")  # noqa: T201
+    assert {"claim", "promise", "prepare", "vote", "commit", "acknowledged", "abort"} <= set(checked(about))

@@ -1,0 +1,57 @@
+"""Several brokers in one URL: tried in turn, quickly within a round, slower after a round in which none was there."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from broker import connection
+from broker.connection import BACKOFF_FIRST_S, BACKOFF_LAST_S, Link, Session
+
+
+async def never(session: Session) -> None:
+    raise AssertionError("nobody listens")
+
+
+async def test_brokers_are_tried_in_turn_and_only_a_whole_round_of_refusals_makes_the_wait_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    tried: list[str] = []
+
+    async def refused(self: Link) -> float:
+        tried.append(self.place)
+        if len(pauses) == 9:
+            await asyncio.sleep(3600)
+        return 0.0
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    link = Link("amqp://a:b@one/v, amqp://a:b@two:5673/v,amqps://a:b@three/v", "a link", never)
+    monkeypatch.setattr(Link, "_live_once", refused)
+    monkeypatch.setattr(connection.random, "uniform", lambda low, high: high)
+    real = asyncio.sleep
+    monkeypatch.setattr(connection.asyncio, "sleep", lambda s: real(s) if s > 60 else sleep(s))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await link._run()
+    assert tried == ["one:5672/v", "two:5673/v", "three:5671/v"] * 3 + ["one:5672/v"]
+    first = BACKOFF_FIRST_S
+    assert pauses == [first, first, 2 * first, first, first, 4 * first, first, first, 8 * first]
+    assert max(pauses) <= BACKOFF_LAST_S
+
+
+async def test_what_is_wrong_is_told_with_the_broker_that_it_was_told_by() -> None:
+    link = Link("amqp://a:geheim@127.0.0.1:1/v,amqp://a:geheim@127.0.0.1:2/v", "a link", never)
+    link.start()
+    seen: set[str] = set()
+    async with asyncio.timeout(10):
+        while len(seen) < 2:
+            seen.add(f"{link.place} {link.problem}" if "refused" in link.problem else "")
+            seen.discard("")
+            await asyncio.sleep(0.01)
+    await link.stop()
+    assert {each.split(" ")[0] for each in seen} == {"127.0.0.1:1/v", "127.0.0.1:2/v"}
+    assert "geheim" not in str(seen) + repr(link)
+    assert link.user == "a"
