@@ -41,6 +41,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
     Cluster(folder, "rabbitmq").close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_the_first_five_minutes_are_as_the_readme_tells_them(clone: Path) -> None:
     if server_script() is None:
