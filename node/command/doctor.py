@@ -135,7 +135,8 @@ def data_dirs(home: Home, cluster: Cluster) -> list[Finding]:
 
 
 def _gone(node: NodePlace) -> Finding:
-    return Finding("disk", "problem", f"{node.data} is missing", "gitquorum down --purge && gitquorum up")
+    """No command: whether it may start empty depends on the others, and ``down --purge`` would remove theirs too."""
+    return Finding("disk", "problem", f"{node.data} is missing", "docs/operations.md, Restore: one disk is lost")
 
 
 def configurations(home: Home, cluster: Cluster) -> list[Finding]:

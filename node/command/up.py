@@ -128,11 +128,15 @@ def _start_missing(
     return cluster, started
 
 
-def check_ports(nodes: list[NodePlace], or_else: str = f"gitquorum down --purge && {OTHER_PORTS}") -> None:
-    """Raises ``CommandError`` that names who to stop, before anything is made or started."""
+def check_ports(nodes: list[NodePlace], or_else: str = "") -> None:
+    """Raises ``CommandError`` that names who to stop, before anything is made or started.
+
+    ``or_else`` is another way out, for a cluster that has no repositories yet: one that has keeps its ports.
+    """
     for node in nodes:
         if not sockets.is_free(node.port):
-            raise CommandError(f"{node.id} cannot start: {sockets.who_holds(node.port)}; or use other ports: {or_else}")
+            way_out = f"; or use other ports: {or_else}" if or_else else ""
+            raise CommandError(f"{node.id} cannot start: {sockets.who_holds(node.port)}{way_out}")
 
 
 def wait_ready(nodes: tuple[NodePlace, ...], timeout_s: float) -> None:

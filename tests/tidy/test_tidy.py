@@ -55,6 +55,14 @@ def test_every_document_that_is_named_exists() -> None:
     assert not missing
 
 
+def test_architecture_names_every_file_of_runtime_and_front_end() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    runtime, _, front_end = page.partition("| file in `api/` | idea |")
+    for text, folder in ((runtime, "node"), (front_end.partition("\n\n")[0], "api")):
+        files = {path.name for path in (ROOT / folder).glob("*.py") if not path.name.startswith("__")}
+        assert files <= set(re.findall(r"`(?:node/)?(\w+\.py)`", text)), folder
+
+
 def test_decisions_are_numbered_once() -> None:
     numbers = [page.name[:4] for page in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
     assert numbers == sorted(set(numbers))
