@@ -34,7 +34,7 @@ class Composed:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            print(self("logs", "--tail", "60", ok=False).said)  # noqa: T201  # pytest shows it with the failure
+            print(self("logs", "--tail", "25", "--no-color", ok=False).said)  # noqa: T201  # pytest shows it with the failure
         self("down", "--volumes", "--timeout", "20", ok=False)
 
     def __call__(self, *arguments: str, ok: bool = True, timeout_s: float = 120.0) -> Ran:

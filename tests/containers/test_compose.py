@@ -118,15 +118,7 @@ def test_a_broker_cluster_goes_on_without_one_of_its_brokers(compose: str, engin
         name = project.create("compose/brokers")
         work.commit("first")
         assert "committed on 3/3" in work.git("push", project.url(1, name), "HEAD:main").err
-        listing = docker(
-            *("exec", project.container("rabbitmq"), "rabbitmqctl", "-q", "list_queues", "-p", "gitquorum", "name", "type"),
-            *("members", "online"),
-        ).out.splitlines()
-        rows = [line.split("\t") for line in listing if line.startswith("gitquorum.")]
-        assert len(rows) == 8
-        assert {row[1] for row in rows} == {"quorum"}
-        assert all(row[2].count("rabbit@") == row[3].count("rabbit@") == 3 for row in rows)
-
+        wait(lambda: replicated(project), 60, "every queue is a quorum queue on three brokers", pause_s=1.0)
         docker("kill", project.container("rabbitmq"))
         tip = work.commit("without the first broker")
 
@@ -144,6 +136,17 @@ def test_a_second_init_changes_nothing_and_completes_what_was_removed(tmp_path: 
     (tmp_path / ".gitquorum-compose" / "node-2" / "node.toml").unlink()
     init_compose(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def replicated(project: Composed) -> bool:
+    """Whether all eight queues are quorum queues with a member on every broker."""
+    listed = docker(
+        *("exec", project.container("rabbitmq"), "rabbitmqctl", "-q", "list_queues", "-p", "gitquorum"),
+        *("name", "type", "members", "online"),
+    ).out
+    rows = [line.split("\t") for line in listed.splitlines() if line.startswith("gitquorum.")]
+    kinds = {row[1] for row in rows}
+    return len(rows) == 8 and kinds == {"quorum"} and all(row[at].count("rabbit@") == 3 for row in rows for at in (2, 3))
 
 
 def check_users(management_port: str, password: str) -> None:
