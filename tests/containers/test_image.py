@@ -1,10 +1,14 @@
 """The image: who runs in it, what is in it, and what is not."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import docker, inspect
+from tests.cluster.harness import wait
+from tests.containers.containers import settings
+from tests.containers.engine import ROOT, Engine, docker, inspect
 
 pytestmark = pytest.mark.container
 
@@ -57,10 +61,28 @@ def test_a_node_without_its_configuration_says_so_in_one_line(image: str) -> Non
     assert done.err.strip() == "gitquorum: /etc/gitquorum/node.toml does not exist; make one with: gitquorum init"
 
 
+def test_an_ordinary_user_needs_nothing_but_docker(engine: Engine, image: str, tmp_path: Path) -> None:
+    """The image makes the secrets too; whoever made them runs the nodes, and may read the key and write to the volume."""
+    (tmp_path / "compose.yaml").write_bytes((ROOT / "compose.yaml").read_bytes())
+    uid = os.geteuid() or 4711
+    os.chown(tmp_path, uid, -1)
+    project = ("--volume", f"{tmp_path}:/project", "--workdir", "/project")
+    docker("run", "--rm", "--network", "none", "--user", f"{uid}:0", *project, image, "init", "--compose")
+    assert settings(tmp_path)["GITQUORUM_UID"] == str(uid)
+    name = f"{engine.token}-alone"
+    mounted = ("--volume", f"{tmp_path}/.gitquorum-compose/node-1:/etc/gitquorum:ro")
+    docker("run", "--detach", "--name", name, "--user", f"{uid}:0", "--read-only", "--tmpfs", "/tmp", *mounted, image)
+    try:
+        wait(lambda: "true" in docker("inspect", "--format", "{{.State.Running}}", name).out, 5, "the node runs")
+        check = ("exec", name, "gitquorum-healthcheck")
+        wait(lambda: docker(*check, ok=False).code == 0, 60, "the node is ready to read", pause_s=0.5)
+    finally:
+        print(docker("logs", name).said)  # noqa: T201  # pytest shows it with a failure
+        docker("rm", "--force", "--volumes", name)
+
+
 def test_what_docker_build_is_sent_holds_no_secret_and_no_history() -> None:
     """``.dockerignore`` names what may be sent; the rest never reaches the engine."""
-    from tests.containers.engine import ROOT
-
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}
