@@ -44,9 +44,12 @@ system:
 .venv/.installed: requirements.lock pyproject.toml tools/venv
 	@tools/venv
 
-lock: ## requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \
-		--no-header --no-annotate -o requirements.lock
+LOCK = uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate
+
+lock: ## the lock files anew from pyproject.toml (needs uv): all, and of that what the image runs and is built with
+	$(LOCK) pyproject.toml --group dev -o requirements.lock
+	$(LOCK) pyproject.toml -c requirements.lock -o requirements-runtime.lock
+	$(LOCK) --group pyproject.toml:build -c requirements.lock -o requirements-build.lock
 
 clean: ## remove .venv and caches; a cluster stays
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -86,7 +86,7 @@ class _Push:
     ) -> None:
         self._exchange = exchange
         self._service = service
-        self._url = config.urls[config.me]
+        self._url = config.client_url
         self._pack_bytes_max = config.pack_bytes_max
         self._name = name
         self._request = request

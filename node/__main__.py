@@ -80,12 +80,33 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a cluster that is there, [bold]with its repositories[/].")
     ] = False,
+    compose: Annotated[
+        bool,
+        typer.Option("--compose", help="For compose.yaml in this folder instead: .env, keys, passwords; overwrites nothing."),
+    ] = False,
+    broker_cluster: Annotated[
+        bool, typer.Option("--broker-cluster", help="With --compose: three RabbitMQ brokers and quorum queues.")
+    ] = False,
+    management_port: Annotated[int, typer.Option(help="With --compose: port of the broker's management UI.")] = 15672,
+    base_image: Annotated[str | None, typer.Option(envvar="BASE_IMAGE", hidden=True)] = None,
+    rabbitmq_image: Annotated[str | None, typer.Option(envvar="RABBITMQ_IMAGE", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Make keys, configurations and data directories of a local cluster; start nothing."""
     from node.command.init import init as make
 
     home, output = _home(context), Output(as_json)
+    if compose:
+        if force:
+            raise CommandError("--compose never overwrites anything: --force does not go with it", Exit.USAGE)
+        from node.command.compose import Wish, init_compose
+
+        images = {"BASE_IMAGE": base_image, "RABBITMQ_IMAGE": rabbitmq_image}
+        wish = Wish(nodes, base_port, management_port, cluster, broker_cluster, {k: v for k, v in images.items() if v})
+        output.result(init_compose(home.folder.parent, wish, output))
+        return
+    if broker_cluster:
+        raise CommandError("--broker-cluster goes with --compose only", Exit.USAGE)
     with home.locked(make=True):
         made = make(home, nodes=nodes, base_port=base_port, name=cluster, force=force)
     output.progress(f"made {home.folder}: {nodes} nodes; start them with: gitquorum up")

@@ -20,6 +20,13 @@ from node.protocol.timing import Timing
 Positive = Annotated[float, Field(gt=0, le=86_400)]
 
 
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is not an http:// or https:// URL")
+    return value.rstrip("/")
+
+
 class Member(BaseModel):
     """A configured member of the cluster, this node included."""
 
@@ -39,10 +46,7 @@ class Member(BaseModel):
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{value!r} is not an http:// or https:// URL")
-        return value.rstrip("/")
+        return _http_url(value)
 
     @field_validator("public_keys")
     @classmethod
@@ -70,6 +74,11 @@ class Config(BaseSettings):
     private_key: Path = Field(description="File with this node's Ed25519 private key, PEM, readable by its owner only.")
     host: str = Field(default="127.0.0.1", description="Address that the front end listens on.")
     port: int = Field(default=3001, ge=1, le=65_535, description="Port that the front end listens on.")
+    public_url: str | None = Field(
+        default=None,
+        description="Where clients reach this node, when that is not its URL in members (published ports of a container, a "
+        "proxy); shown to people, never used between nodes.",
+    )
 
     quorum: str = Field(
         default="majority", description="Yes votes a change needs: majority, all, or a number not below a majority."
@@ -162,6 +171,11 @@ class Config(BaseSettings):
             **{**config.model_dump(), "data_dir": folder / config.data_dir, "private_key": folder / config.private_key}
         )
 
+    @field_validator("public_url")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        return value and _http_url(value)
+
     @field_validator("quorum", mode="before")
     @classmethod
     def _number(cls, value: object) -> object:
@@ -207,6 +221,11 @@ class Config(BaseSettings):
     @property
     def urls(self) -> dict[NodeId, str]:
         return {NodeId(member.id): member.url for member in self.members}
+
+    @property
+    def client_url(self) -> str:
+        """Where a client is told to find this node."""
+        return self.public_url or self.urls[self.me]
 
     @property
     def timing(self) -> Timing:

@@ -1,4 +1,6 @@
-"""Flags of the whole suite."""
+"""Flags of the whole suite; what runs last, and how many tests of each kind ran."""
+
+from collections import Counter
 
 import pytest
 
@@ -8,3 +10,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rewrite-transcripts", action="store_true", help="write what happens now into tests/scenarios/*.txt; read the diff"
     )
     parser.addoption("--seed", default="0", help="look at one schedule of the simulation")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Containers last: their clusters idle from then on, and the others' timing is not theirs to disturb."""
+    items.sort(key=lambda item: kind(item.nodeid) in ("containers", "compose"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line a kind, for whoever wants to see that none was left out."""
+    counted: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            counted.setdefault(kind(report.nodeid), Counter())[outcome] += 1
+    for name, counts in sorted(counted.items()):
+        told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
+        terminalreporter.write_line(f"tests of kind {name}: {told}")
+
+
+def kind(nodeid: str) -> str:
+    """The folder under ``tests``; ``compose.yaml`` is a kind of its own."""
+    folder, _, file = nodeid.partition("::")[0].removeprefix("tests/").rpartition("/")
+    return "compose" if folder == "containers" and file == "test_compose.py" else folder

@@ -31,8 +31,7 @@ def init(home: Home, *, nodes: int = 3, base_port: int = PORT, name: str = "gitq
         raise CommandError(f"a local cluster has 1 to {NODES_MAX} nodes, not {nodes}", Exit.USAGE)
     if not 1024 <= base_port <= 65_535 - nodes:
         raise CommandError(f"ports are between 1024 and 65535; --base-port {base_port} does not fit", Exit.USAGE)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise CommandError("a cluster's name is 1 to 64 letters, digits, '.', '_' or '-'", Exit.USAGE)
+    check_name(name)
     places = tuple(home.place(f"node-{number}", base_port + number - 1) for number in range(1, nodes + 1))
     _make_room(home, places, force)
     home.make()
@@ -42,6 +41,12 @@ def init(home: Home, *, nodes: int = 3, base_port: int = PORT, name: str = "gitq
     cluster = Cluster(name, places, BrokerChoice())
     home.save(cluster)
     return cluster
+
+
+def check_name(name: str) -> None:
+    """Raises ``CommandError`` for what cannot be a cluster's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise CommandError("a cluster's name is 1 to 64 letters, digits, '.', '_' or '-'", Exit.USAGE)
 
 
 def _make_room(home: Home, places: tuple[NodePlace, ...], force: bool) -> None:
@@ -67,18 +72,24 @@ def node_toml(place: NodePlace, cluster: str, places: tuple[NodePlace, ...], key
     head = [
         "# Made by gitquorum init. Every setting is described in docs/operations.md and node/config.py;",
         "# the environment (GITQUORUM_PREPARE_TIMEOUT_S=5 …) overrides this file.",
-        f"node_id = {_toml(place.id)}",
-        f"cluster = {_toml(cluster)}",
+        f"node_id = {toml_string(place.id)}",
+        f"cluster = {toml_string(cluster)}",
         'host = "127.0.0.1"',
         f"port = {place.port}",
-        f"data_dir = {_toml(place.data.name)}",
-        f"private_key = {_toml(place.key.name)}",
+        f"data_dir = {toml_string(place.data.name)}",
+        f"private_key = {toml_string(place.key.name)}",
         "",
         "# Set by gitquorum up: it follows the broker that was chosen.",
         'transport = "direct"',
     ]
     members = [
-        ["", "[[members]]", f"id = {_toml(peer.id)}", f"url = {_toml(peer.url)}", f"public_keys = [{_toml(keys[peer.id])}]"]
+        [
+            "",
+            "[[members]]",
+            f"id = {toml_string(peer.id)}",
+            f"url = {toml_string(peer.url)}",
+            f"public_keys = [{toml_string(keys[peer.id])}]",
+        ]
         for peer in places
     ]
     return "\n".join([*head, *(line for member in members for line in member)]) + "\n"
@@ -87,7 +98,7 @@ def node_toml(place: NodePlace, cluster: str, places: tuple[NodePlace, ...], key
 def set_transport(path: Path, amqp_url: str | None) -> None:
     """Point one ``node.toml`` at a broker, or (``None``) at the direct transport; every other line stays as it is."""
     lines = [line for line in path.read_text().splitlines() if not re.match(r"amqp_url\s*=", line)]
-    wanted = ['transport = "direct"'] if amqp_url is None else ['transport = "amqp"', f"amqp_url = {_toml(amqp_url)}"]
+    wanted = ['transport = "direct"'] if amqp_url is None else ['transport = "amqp"', f"amqp_url = {toml_string(amqp_url)}"]
     at = next((number for number, line in enumerate(lines) if re.match(r"transport\s*=", line)), None)
     if at is None:
         at = next((number for number, line in enumerate(lines) if line.startswith("[")), len(lines))
@@ -101,6 +112,6 @@ def set_transport(path: Path, amqp_url: str | None) -> None:
         write_private_text(path, text)
 
 
-def _toml(text: str) -> str:
+def toml_string(text: str) -> str:
     """A basic string of TOML is a JSON string, for what occurs here (no lone surrogates, no U+007F)."""
     return json.dumps(text, ensure_ascii=False)

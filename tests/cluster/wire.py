@@ -77,7 +77,7 @@ def push(
         base_url,
         "POST",
         f"/{name}.git/git-receive-pack",
-        _request(commands, pack, capabilities, compressed),
+        request_body(commands, pack, capabilities, compressed),
         {
             "Content-Type": "application/x-git-receive-pack-request",
             "Accept": "application/x-git-receive-pack-result",
@@ -85,10 +85,10 @@ def push(
         },
     )
     assert answer.status == 200, answer
-    return _report(answer.data)
+    return report_of(answer.data)
 
 
-def _request(commands: Iterable[tuple[str, str, str]], pack: bytes, capabilities: str, compressed: bool) -> bytes:
+def request_body(commands: Iterable[tuple[str, str, str]], pack: bytes, capabilities: str, compressed: bool) -> bytes:
     lines = [f"{old} {new} {ref}" for old, new, ref in commands]
     lines[0] += f"\0{capabilities}"
     body = b"".join(pkt(line.encode()) for line in lines) + b"0000" + pack
@@ -109,7 +109,7 @@ def packets(data: bytes) -> list[bytes]:
     return found
 
 
-def _report(data: bytes) -> Report:
+def report_of(data: bytes) -> Report:
     bands: dict[int, bytes] = {1: b"", 2: b"", 3: b""}
     for packet in packets(data):
         bands[packet[0]] += packet[1:]

@@ -41,6 +41,7 @@ def test_paths_are_relative_to_the_file_and_fault_points_have_names(tmp_path: Pa
         ('fault_points = ["nonsense"]', "fault_points.0: Input should be"),
         ("prot = 3", "prot: Extra inputs are not permitted"),
         ("port = [", "is not TOML"),
+        ('public_url = "git.example.org"', "is not an http:// or https:// URL"),
         ("suspect_after_s = 0.1", "suspect_after_s must be longer than heartbeat_s"),
     ],
 )
@@ -53,6 +54,14 @@ def test_serve_says_one_plain_line_and_exits_1(tmp_path: Path, line: str, said: 
     assert "Traceback" not in done.stderr
     assert "Value error" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_clients_are_told_the_public_url_and_peers_are_not(tmp_path: Path) -> None:
+    assert Config.from_file(write(tmp_path)).client_url == "http://127.0.0.1:3001"
+    (tmp_path / "key.pem").unlink()
+    config = Config.from_file(write(tmp_path, 'public_url = "https://git.example.org/"'))
+    assert config.client_url == "https://git.example.org"
+    assert config.urls[config.me] == "http://127.0.0.1:3001"
 
 
 def test_a_key_that_others_can_read_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:

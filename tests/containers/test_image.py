@@ -1,0 +1,105 @@
+"""The image: who runs in it, what is in it, and what is not."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import wait
+from tests.containers.containers import settings
+from tests.containers.engine import ROOT, Engine, docker, inspect
+
+pytestmark = pytest.mark.container
+
+
+def sh(image: str, script: str) -> str:
+    return docker("run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", image, "-c", script).out.strip()
+
+
+def test_it_says_how_it_is_run(image: str) -> None:
+    config = inspect(image)["Config"]
+    assert isinstance(config, dict)
+    assert config["User"] == "10001:0"
+    assert config["StopSignal"] == "SIGTERM"
+    assert config["Healthcheck"]["Test"] == ["CMD", "gitquorum-healthcheck"]
+    assert (list(config["Volumes"]), list(config["ExposedPorts"])) == (["/data"], ["3001/tcp"])
+    assert docker("run", "--rm", "--network", "none", image, "--version").out.startswith("gitquorum ")
+
+
+def test_a_node_can_write_to_its_data_and_nowhere_else(image: str) -> None:
+    """As the image's own user and as any other in group 0."""
+    script = "touch /data/x && echo data; touch /opt/gitquorum/x 2>&1; touch /usr/local/bin/x 2>&1; id -u"
+    for user in ("10001:0", "4711:0"):
+        said = docker("run", "--rm", "--network", "none", "--user", user, "--entrypoint", "sh", image, "-c", script).out
+        assert said.splitlines()[0] == "data"
+        assert said.count("ermission denied") == 2
+        assert said.split()[-1] == user.split(":")[0]
+
+
+def test_nothing_is_in_it_that_is_for_building_and_testing(image: str) -> None:
+    found = sh(
+        image,
+        "cd /opt/gitquorum/lib/python3*/site-packages && ls -d pytest mypy hatchling pip node broker api 2>/dev/null || true",
+    )
+    assert found.split() == ["api", "broker", "node"]
+    assert sh(image, "command -v gcc cc g++ make || echo none") == "none"
+    names = "-name .git -o -name key.pem -o -name '.env*' -o -name 'requirements*.lock' -o -name '*.whl'"
+    assert sh(image, f"find / -xdev \\( {names} \\) -not -path '/usr/*' 2>/dev/null || true") == ""
+
+
+def test_its_modules_are_compiled_so_that_a_read_only_container_starts_as_fast(image: str) -> None:
+    script = 'cd /; python -v -c "import node.config" 2>&1 | grep -c "code object from .*site-packages.*\\.py$" || true'
+    assert sh(image, script) == "0"
+
+
+def test_a_node_without_its_configuration_says_so_in_one_line(image: str) -> None:
+    done = docker("run", "--rm", "--network", "none", image, ok=False)
+    assert done.code == 1
+    assert done.err.strip() == "gitquorum: /etc/gitquorum/node.toml does not exist; make one with: gitquorum init"
+
+
+def test_an_ordinary_user_needs_nothing_but_docker(engine: Engine, image: str, tmp_path: Path) -> None:
+    """The image makes the secrets too; whoever made them runs the nodes, and may read the key and write to the volume."""
+    (tmp_path / "compose.yaml").write_bytes((ROOT / "compose.yaml").read_bytes())
+    uid = os.geteuid() or 4711
+    os.chown(tmp_path, uid, -1)
+    project = ("--volume", f"{tmp_path}:/project", "--workdir", "/project")
+    docker("run", "--rm", "--network", "none", "--user", f"{uid}:0", *project, image, "init", "--compose")
+    assert settings(tmp_path)["GITQUORUM_UID"] == str(uid)
+    name = f"{engine.token}-alone"
+    mounted = ("--volume", f"{tmp_path}/.gitquorum-compose/node-1:/etc/gitquorum:ro")
+    docker("run", "--detach", "--name", name, "--user", f"{uid}:0", "--read-only", "--tmpfs", "/tmp", *mounted, image)
+    try:
+        wait(lambda: "true" in docker("inspect", "--format", "{{.State.Running}}", name).out, 5, "the node runs")
+        check = ("exec", name, "gitquorum-healthcheck")
+        wait(lambda: docker(*check, ok=False).code == 0, 60, "the node is ready to read", pause_s=0.5)
+    finally:
+        print(docker("logs", name).said)  # noqa: T201  # pytest shows it with a failure
+        docker("rm", "--force", "--volumes", name)
+
+
+def test_what_docker_build_is_sent_holds_no_secret_and_no_history() -> None:
+    """``.dockerignore`` names what may be sent; the rest never reaches the engine."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    assert sent == {
+        "pyproject.toml",
+        "README.md",
+        "requirements-runtime.lock",
+        "requirements-build.lock",
+        "node",
+        "broker",
+        "api",
+        "tools/healthcheck",
+    }
+
+
+def test_its_size_is_that_of_its_base_and_a_hundred_megabytes(image: str) -> None:
+    layers = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image).out)
+    history = docker("history", "--no-trunc", "--format", "{{.Size}} {{.CreatedBy}}", image, "--human=false").out
+    ours = [line for line in history.splitlines() if "COPY" in line or "tini" in line]
+    size = sum(int(line.split()[0]) for line in ours)
+    print(f"image: {len(layers)} layers, {size / 1e6:.0f} MB beside its base")  # noqa: T201  # pytest shows it when asked
+    assert size < 160e6
