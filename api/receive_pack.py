@@ -3,10 +3,10 @@
 dulwich's own receive-pack handler must not be used: it says "ok" for updates whose compare-and-swap failed, and has no
 quarantine. Here every step can refuse, and nothing is left behind when one does; a transaction is begun only for a push that
 has at least one command worth it. A client that vanishes before its last byte leaves nothing; once the change is submitted,
-the outcome no longer depends on the client. What is refused for missing objects was looked at by a node that is up to date.
+the outcome no longer depends on the client. Before objects are called missing, this node has asked whether it is behind.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 
@@ -15,6 +15,7 @@ from api.git_exchange import Exchange
 from api.push_commands import BadPushRequest, PushRequest, PushRequestParser
 from api.push_pack import PushPack
 from api.report_status import ATOMIC_FAILED, UNPACK_FAILED, every, reasons_of, remark, report, screen, unknown
+from api.second_look import SecondLook
 from api.side_band import RESULT, SideBand
 from node.config import Config
 from node.ports import DiskRefused, NodeError, PackRefused, Quarantine, QuarantineIntake, Service, StorageError
@@ -43,13 +44,7 @@ class _Refused(Exception):
         self.reasons = reasons
 
 
-CatchUp = Callable[[], Awaitable[bool]]
-"""Learns what the others know of the repository, within a bound; says whether that was more than this node knew."""
-
-
-async def receive_pack(
-    exchange: Exchange, service: Service, config: Config, budget: Budget, name: RepositoryName, catch_up: CatchUp
-) -> None:
+async def receive_pack(exchange: Exchange, service: Service, config: Config, budget: Budget, name: RepositoryName) -> None:
     """Answer ``POST …/git-receive-pack`` for a repository that exists."""
     pieces = exchange.body.pieces(config.push_commands_bytes_max + config.pack_bytes_max, "the pack")
     with budget.share() as take:
@@ -59,7 +54,8 @@ async def receive_pack(
                 await exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
                 await exchange.answer(HTTPStatus.OK, RESULT, b"")
                 return
-            await _Push(exchange, service, config, name, request, catch_up).run(PushPack(head, pieces, catch_up))
+            look = SecondLook(service, name, exchange.version)
+            await _Push(exchange, service, config, name, request, look).run(PushPack(head, pieces, look.moved))
 
 
 async def _read_request(pieces: AsyncIterator[bytes], bytes_max: int, take: Callable[[int], None]) -> tuple[PushRequest, bytes]:
@@ -82,7 +78,7 @@ class _Push:
         config: Config,
         name: RepositoryName,
         request: PushRequest,
-        catch_up: CatchUp,
+        look: SecondLook,
     ) -> None:
         self._exchange = exchange
         self._service = service
@@ -90,7 +86,7 @@ class _Push:
         self._pack_bytes_max = config.pack_bytes_max
         self._name = name
         self._request = request
-        self._catch_up = catch_up
+        self._look = look
         self._band = SideBand(exchange, enabled=request.side_band, quiet=request.quiet)
         self._remark = ""
 
@@ -112,6 +108,7 @@ class _Push:
             await body.skip(SKIP_BYTES_MAX, SKIP_S)
             self._exchange.linger = (self._pack_bytes_max, LINGER_S)
         said = report(request.commands, unpack, reasons) if request.wants_report else b""
+        self._exchange.version = max(self._exchange.version or 0, self._look.version or 0)
         await self._band.finish(said, self._remark)
 
     async def _push(self, pack: PushPack, afterwards: AsyncExitStack) -> dict[bytes, str]:
@@ -131,10 +128,10 @@ class _Push:
         self, quarantine: Quarantine, updates: Sequence[RefUpdate]
     ) -> tuple[tuple[RefUpdate, ...], Mapping[RefName, str]]:
         try:
-            found = await quarantine.examine(updates)
-            if found[1] and await self._catch_up():
-                found = await quarantine.examine(updates)
-            return found
+            fitting, faults = await quarantine.examine(updates)
+            if faults and await self._look.moved():
+                fitting, faults = await quarantine.examine(updates)
+            return fitting, {ref: f"{reason}{self._look.excuse}" for ref, reason in faults.items()}
         except NodeError as error:
             raise self._sayable(error) from error
 
@@ -169,11 +166,13 @@ class _Push:
 
     async def _index(self, txn: TxnId, pack: PushPack) -> Quarantine:
         try:
-            return await self._intake(txn).receive(self._awaited(pack))
-        except PackRefused:
-            if not (pack.repeatable and await self._catch_up()):
-                raise
-            return await self._intake(txn).receive(pack.again())
+            received = await self._intake(txn).receive(self._awaited(pack))
+        except PackRefused as error:
+            if not (pack.repeatable and await self._look.moved()):
+                raise PackRefused(f"{error}{self._look.excuse}") from error
+            received = await self._intake(txn).receive(pack.again())
+        pack.forget()
+        return received
 
     def _intake(self, txn: TxnId) -> QuarantineIntake:
         return self._service.intake(self._name, txn, self._request.shallow)

@@ -12,7 +12,6 @@ References: gitprotocol-http(5), git-http-backend(1).
 
 import asyncio
 import re
-from contextlib import suppress
 from urllib.parse import parse_qs
 
 import structlog
@@ -29,7 +28,7 @@ from api.push_commands import BadPushRequest
 from api.receive_pack import receive_pack
 from api.upload_pack import send_pieces, upload_pack
 from node.config import Config
-from node.ports import Busy, Consistency, NodeError, ReadUnavailable, RepositoryAbsent, Service, StorageError
+from node.ports import Busy, Consistency, ReadUnavailable, RepositoryAbsent, Service, StorageError
 from node.protocol.names import BadRepositoryName, RepositoryName
 from node.protocol.register import Register
 
@@ -51,9 +50,6 @@ log = structlog.get_logger(__name__)
 
 READ_TO_PUSH_S = 0.3
 """How long a push waits to be compared with the newest refs: silent peers must not be paid for twice within its deadline."""
-
-CATCH_UP_S = 1.0
-"""How long a push that misses objects waits for this node to learn what the others know, before it is refused for that."""
 
 
 class SmartHttp:
@@ -112,7 +108,7 @@ class SmartHttp:
             await upload_pack(exchange, self._service, self._config, self._budget, version, lambda: self._read(exchange, name))
             return
         await self._find(exchange, name)
-        await receive_pack(exchange, self._service, self._config, self._budget, name, lambda: self._catch_up(exchange, name))
+        await receive_pack(exchange, self._service, self._config, self._budget, name)
 
     async def _read(self, exchange: Exchange, name: RepositoryName) -> Register:
         consistency = _consistency(exchange, self._config)
@@ -131,17 +127,6 @@ class SmartHttp:
             register = await self._service.read(name, Consistency.LOCAL)
             exchange.version, exchange.local = register.position.version, True
             return register
-
-    async def _catch_up(self, exchange: Exchange, name: RepositoryName) -> bool:
-        """Whether this node knows more of the repository now than when the push began. Without a majority in reach it does
-        not, and the push is refused for what it lacks here."""
-        before = exchange.version
-        with suppress(NodeError, TimeoutError):
-            async with asyncio.timeout(CATCH_UP_S):
-                exchange.version = (await self._service.read(name, Consistency.LINEARIZABLE)).position.version
-        if exchange.version != before:
-            log.info("caught up for a push", repository=str(name), before=before, now=exchange.version)
-        return exchange.version != before
 
     async def _find(self, exchange: Exchange, name: RepositoryName) -> None:
         """Whether there is something to push to. What this node knows is enough for a yes: the coordinator looks at

@@ -39,8 +39,7 @@ async def upload_pack(
             await send_pieces(exchange, RESULT, ls_refs(register, asked))
         else:
             protocol = "version=2" if version == 2 else ""
-            answer = await service.upload_pack(register, protocol=protocol, request=body)
-            await _stream(exchange, answer)
+            await _stream(exchange, lambda: service.upload_pack(register, protocol=protocol, request=body))
 
 
 async def send_pieces(exchange: Exchange, content_type: bytes, pieces: Iterator[bytes]) -> None:
@@ -64,9 +63,10 @@ async def _look_at(body: bytes, version: int) -> FetchRequest:
     return read_request(body, version)
 
 
-async def _stream(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
-    """Send until the answer ends or the client hangs up, whichever is first; the process behind ``answer`` ends with it."""
-    sending = asyncio.create_task(_send_all(exchange, answer))
+async def _stream(exchange: Exchange, begin: Callable[[], Awaitable[AsyncIterator[bytes]]]) -> None:
+    """Send until the answer ends or the client hangs up, whichever is first, be it while it waits for its turn; the process
+    behind the answer ends with it."""
+    sending = asyncio.create_task(_send_all(exchange, begin))
     watching = asyncio.create_task(exchange.body.gone())
     try:
         await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -76,11 +76,10 @@ async def _stream(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
         for task in (sending, watching):
             task.cancel()
         await asyncio.gather(sending, watching, return_exceptions=True)
-        if (close := getattr(answer, "aclose", None)) is not None:
-            await close()  # here, and not in a task that may have been cancelled before it began
 
 
-async def _send_all(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
+async def _send_all(exchange: Exchange, begin: Callable[[], Awaitable[AsyncIterator[bytes]]]) -> None:
+    answer = await begin()
     try:
         async for piece in answer:
             if not exchange.started:
@@ -92,6 +91,9 @@ async def _send_all(exchange: Exchange, answer: AsyncIterator[bytes]) -> None:
         # Cut short, so that the client knows: an answer that ended properly would look whole.
         log.warning("fetch cut short", reason=str(error))
         return
+    finally:
+        if (close := getattr(answer, "aclose", None)) is not None:
+            await close()
     if not exchange.started:
         await exchange.start(HTTPStatus.OK, RESULT)
     await exchange.end()

@@ -2,7 +2,11 @@
 waits for one. Sixteen clients that read a byte a minute would otherwise keep everybody else from this node for ever.
 
 Only a reader that holds what it was given can be slow: time in which git makes the next piece is not the client's. Taking the
-turn away ends the process at once; the client hears of it when it reads on, by an answer that breaks off.
+turn away ends the process at once; the client hears of it when it reads on, by an answer that breaks off. Turns are given in
+the order in which they were asked for.
+
+Not prevented: sixteen clients that read just fast enough keep their turns, and hundreds that come again at once after they
+lost theirs make honest ones wait for long, some until they hear 503. Limits per client come with accounts.
 """
 
 import asyncio
@@ -12,16 +16,17 @@ import structlog
 
 from node.ports import Busy, Clock
 
-WAIT_S = 5.0
-"""How long a fetch waits for its turn before it is told to come back."""
+WAIT_S = 15.0
+"""How long a fetch waits for its turn before it is told to come back. Invariant: longer than it takes until a reader that
+stops reading at this moment counts as slow."""
 
-GRACE_S = 5.0
+GRACE_S = 2.0
 PACE_BYTES_PER_S = 32 * 1024
-"""While others wait, a reader may be this far behind this pace. What it was quicker before does not count: the first
-megabytes are taken by the sockets' buffers at once, whether or not anybody reads."""
+"""While others wait, a reader may be this far behind this pace. What it was quicker before does not count: sockets' buffers
+take the first piece at once, whether or not anybody reads."""
 
 LOOK_S = 0.25
-"""How often who waits looks for a reader that has become too slow."""
+"""How often readers that have become too slow are looked for while somebody waits."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +39,12 @@ class FetchTurns:
         self._free = asyncio.Semaphore(turns_max)
         self._clock = clock
         self._held: set[Fetching] = set()
+        self._waiting = 0
+        self._look: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<FetchTurns {len(self._held)}/{self._turns_max} held, {self._waiting} wait>"
 
     async def begin(self, start: Callable[[], Awaitable[AsyncIterator[bytes]]]) -> "Fetching":
         """The stream that ``start`` brings, once it is this fetch's turn.
@@ -50,22 +61,39 @@ class FetchTurns:
         self._held.add(fetching)
         return fetching
 
-    async def _take(self) -> None:
-        give_up_at = self._clock.now() + WAIT_S
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._free.acquire()
-                return
-            except TimeoutError as error:
-                if self._clock.now() >= give_up_at:
-                    raise Busy(f"{self._turns_max} fetches run on this node already") from error
-            await self._evict_slowest()
+    async def close(self) -> None:
+        """Wait for those that lost their turn to end. Whoever holds one has ended it before."""
+        if self._look is not None:
+            self._look.cancel()
+        await asyncio.gather(*self._ending)
 
-    async def _evict_slowest(self) -> None:
-        slow = [fetching for fetching in self._held if fetching.slow]
-        if slow:
-            await max(slow, key=lambda fetching: fetching.behind_s).evict()
+    async def _take(self) -> None:
+        self._waiting += 1
+        self._schedule()
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise Busy(f"{self._turns_max} fetches run on this node already") from error
+        finally:
+            self._waiting -= 1
+
+    def _schedule(self) -> None:
+        if self._look is None and self._free.locked():
+            self._look = asyncio.get_running_loop().call_later(LOOK_S, self._look_for_slow)
+
+    def _look_for_slow(self) -> None:
+        """As many as there are waiters lose their turns, who is furthest behind first."""
+        self._look = None
+        wanted = self._waiting - len(self._ending)
+        if wanted > 0:
+            slow = sorted((fetching for fetching in self._held if fetching.slow), key=lambda fetching: -fetching.behind_s)
+            for fetching in slow[:wanted]:
+                task = asyncio.create_task(fetching.evict())
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+        if self._waiting:
+            self._schedule()
 
     def _give_back(self, fetching: "Fetching") -> None:
         self._held.discard(fetching)
@@ -112,13 +140,18 @@ class Fetching:
     @property
     def slow(self) -> bool:
         """Whether git waits for the reader, who is too far behind."""
-        return self._held_since is not None and self.behind_s > GRACE_S
+        return self._held_since is not None and not self._evicted and self.behind_s > GRACE_S
 
     async def evict(self) -> None:
-        """Take the turn away."""
+        """Take the turn away; the process's end is nobody's but this fetch's, however it goes."""
+        if self._evicted or self._held_since is None or self._give_back is None:
+            return  # it was read on meanwhile, or has ended
         log.warning("slow fetch gave way", behind_s=round(self.behind_s, 1))
         self._evicted = True
-        await self.aclose()
+        try:
+            await self.aclose()
+        except Exception:
+            log.exception("the process of a slow fetch did not end well")
 
     async def aclose(self) -> None:
         give_back, self._give_back = self._give_back, None

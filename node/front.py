@@ -23,6 +23,7 @@ from node.ports import (
     Peers,
     Quarantine,
     QuarantineIntake,
+    ReadUnavailable,
     RepositoryAbsent,
     TransactionRecord,
     TransportError,
@@ -41,6 +42,10 @@ from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.staging import Staging
+from node.trace import Trace
+
+STALE_LOOK_S = 1.0
+"""How long a large push that looks stale waits to know that it is."""
 
 
 class Front:
@@ -60,6 +65,7 @@ class Front:
         reader: Reader,
         records: Records,
         staging: Staging,
+        trace: Trace,
         state: Callable[[], NodeState],
     ) -> None:
         self._config = config
@@ -73,8 +79,13 @@ class Front:
         self._reader = reader
         self._records = records
         self._staging = staging
+        self._trace = trace
         self._state = state
         self._fetches = FetchTurns(config.fetches_max, clock)
+
+    async def close(self) -> None:
+        """When the front end has ended: nobody holds a fetch any more."""
+        await self._fetches.close()
 
     # ------------------------------------------------------------ writes
 
@@ -145,8 +156,8 @@ class Front:
         inline = {pack.sha256: pack for pack in quarantine.inline}
         large = tuple(pack for pack in packs if pack.sha256 not in inline)
         try:
-            if large and (hopeless := await self._hopeless(name, request, atomic)):
-                return hopeless
+            if large and (stale := await self._stale(name, request, atomic)):
+                return stale
             await quarantine.promote()
             await self._store.stage_inline([(pack, inline[pack.sha256]) for pack in packs if pack.sha256 in inline])
             if large and (problem := await self._staging.on_peers(name, large, progress)):
@@ -156,15 +167,26 @@ class Front:
         except NodeError as error:
             return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
 
-    async def _hopeless(self, name: RepositoryName, request: Request, atomic: bool) -> Outcome | None:
-        """A push that would be refused for what is committed already: its pack need not travel, nor stay on any disk."""
-        register = (await self._registry.get(name.key)).register
+    async def _stale(self, name: RepositoryName, request: Request, atomic: bool) -> Outcome | None:
+        """What the coordinator would say of a large push for what is committed already, so that its pack need not travel
+        first, nor stay on any disk. Only what a majority confirms is said: this node may be behind, and then it asks."""
+        replica = await self._registry.get(name.key)
         pending = Pending.of(Submitted(ChangeKind.UPDATE, request, self._clock.now(), atomic))
+        if form(replica.register, [pending]).taken:
+            return None
+        try:
+            async with asyncio.timeout(STALE_LOOK_S):
+                register = await self._reader.linearizable(replica)
+        except (ReadUnavailable, TimeoutError):
+            return None
         batch = form(register, [pending])
         if batch.taken:
             return None
         (_, reason), *_ = batch.rejected
-        return refusal(OutcomeKind.REJECTED, pending, reason, register.voters, self._config.write_quorum)
+        outcome = refusal(OutcomeKind.REJECTED, pending, reason, register.voters, self._config.write_quorum)
+        await self._trace.begin(name.key, ChangeKind.UPDATE, request)
+        await self._trace.end(request.txn, outcome)
+        return outcome
 
     async def _submit(
         self, kind: ChangeKind, name: RepositoryName, request: Request, atomic: bool, inline_bytes: int

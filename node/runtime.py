@@ -111,6 +111,7 @@ class Runtime:
             reader=reader,
             records=records,
             staging=staging,
+            trace=trace,
             state=self.state,
         )
 
@@ -134,6 +135,7 @@ class Runtime:
             stack.push_async_callback(self._store.close)
             stack.push_async_callback(self._peers.stop)
             stack.push_async_callback(self._registry.close)
+            stack.push_async_callback(self.service.close)
             stack.push_async_callback(self._end_tasks)
             await self._transport.stop()
 

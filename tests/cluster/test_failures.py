@@ -131,8 +131,9 @@ def test_a_push_through_a_node_that_wakes_up_behind_is_taken(cluster: Cluster, w
     work.commit("on all nodes")
     work.git("push", cluster.url(1, name), "HEAD:main")
     cluster.agree(name)
-    rounds = 3
-    for number in range(rounds):
+    rounds = behind = 0
+    while behind < 2 and rounds < 8:
+        number, rounds = rounds, rounds + 1
         cluster.pause(2)
         seen = work.commit(f"seen on node 1, {number}")
         assert "committed on 2/3" in work.git("push", cluster.url(1, name), "HEAD:main").err
@@ -145,9 +146,9 @@ def test_a_push_through_a_node_that_wakes_up_behind_is_taken(cluster: Cluster, w
             report = pushed.result()
         assert (report.unpack, report.refs) == ("ok", {f"refs/heads/b{number}": "ok"})
         wait(cluster.ready, 10, "node-2 is trusted again")
-    caught_up = cluster.log(2).count("caught up for a push")
-    print(f"\n{cluster.broker}: behind in {caught_up} of {rounds} pushes")  # noqa: T201
-    assert caught_up, "node-2 was never behind"
+        behind = cluster.log(2).count("caught up for a push")
+    print(f"\n{cluster.broker}: behind in {behind} of {rounds} pushes")  # noqa: T201
+    assert behind, "node-2 was never behind"
     cluster.agree(name)
 
 

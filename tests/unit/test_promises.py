@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from node.protocol.acceptor import Accepted
-from node.protocol.ids import Ballot, NodeId, Position, digest_of
-from node.protocol.messages import Promise
+from node.protocol.ids import Ballot, Digest, NodeId, Position, digest_of
+from node.protocol.messages import InlinePack, Promise
 from node.protocol.promises import Promises
 from tests.scenarios.values import REPOSITORY
 from tests.unit.machine_values import VOTERS, A, B, C, change
@@ -70,8 +70,10 @@ def test_who_is_ahead_is_known_and_the_same_version_with_another_digest_is_a_cla
 def test_objects_are_had_from_those_that_staged_the_change() -> None:
     staged = change("x", HERE)
     accepted = Accepted(Ballot(2, A, 1), HERE, staged)
-    promises = gathered(a=promise(accepted=accepted, staged=True), b=promise(accepted=accepted), c=promise())
-    assert promises.objects_of(staged.position.digest) == ((A,), ())
+    small = InlinePack(Digest("1" * 64), b"pack", b"index")
+    riding = replace(promise(accepted=accepted), packs=(small,))
+    promises = gathered(a=promise(accepted=accepted, staged=True), b=riding, c=riding)
+    assert promises.objects_of(staged.position.digest) == ((A,), (small,))
     assert promises.objects_of(digest_of("unheard of")) == ((), ())
 
 

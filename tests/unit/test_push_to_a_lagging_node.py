@@ -1,5 +1,6 @@
 """A load balancer shows a client one node's refs and sends its push to another, which is a moment behind."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,13 +8,17 @@ from typing import cast
 
 import pytest
 
+from api import second_look
 from api.git_body import BodyMalformed
 from api.pkt import pkt
 from api.push_pack import PushPack
+from api.second_look import SecondLook
 from api.smart_http import SmartHttp
 from node.ports import Consistency, ReadUnavailable, Service
 from node.protocol.ids import ZERO_OID
 from node.protocol.messages import INLINE_PACK_BYTES_MAX
+from node.protocol.names import RepositoryName
+from node.protocol.register import Register
 from tests.unit.asgi_client import Answer, call
 from tests.unit.fake_git_service import FakeGitService, config_for, git
 
@@ -107,13 +112,54 @@ async def test_what_is_missing_everywhere_is_refused_after_one_question_each(nod
     assert node.service.submitted == []
 
 
-async def test_without_a_majority_the_refusal_is_what_this_node_knows(node: Behind) -> None:
+async def test_without_a_majority_the_refusal_says_that_this_node_may_be_behind(node: Behind) -> None:
     def alone() -> None:
         raise ReadUnavailable("no answer from node-2, node-3")
 
     node.service.behind = alone
     answer = await node.push(ZERO_OID, node.seen, EMPTY_PACK)
-    assert b"ng refs/heads/x missing necessary objects\n" in answer.body
+    excuse = b"(this node could not compare itself with the others: no answer from node-2, node-3; try again)"
+    assert b"ng refs/heads/x missing necessary objects " + excuse in answer.body
+    node.service.behind = alone
+    new, pack = node.thin_pack()
+    answer = await node.push(ZERO_OID, new, pack)
+    assert excuse in answer.body.splitlines()[0], "in git's unpack line too"
+
+
+async def test_what_a_failed_look_brought_all_the_same_counts(node: Behind) -> None:
+    """It caught up with the push's own history, and ran out of time over a newer change."""
+    bring = node.service.behind
+    assert bring is not None
+
+    def late() -> None:
+        bring()
+        node.service.version += 1
+        raise ReadUnavailable("a change in doubt is not settled yet")
+
+    node.service.behind = late
+    answer = await node.push(ZERO_OID, node.seen, EMPTY_PACK)
+    assert pkt(b"ok refs/heads/x\n") in answer.body
+
+
+async def test_peers_that_say_nothing_cost_one_look_in_all(node: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ref whose pack fails, once more at the look at its tip: the second look has no time left."""
+    monkeypatch.setattr(second_look, "LOOK_S", 0.2)
+    read = node.service.read
+
+    async def silent(name: RepositoryName, consistency: Consistency) -> Register:
+        if consistency is Consistency.LINEARIZABLE:
+            node.service.consistencies.append(consistency)
+            await asyncio.Event().wait()
+        return await read(name, consistency)
+
+    node.service.read = silent  # type: ignore[method-assign]
+    look = SecondLook(cast(Service, node.service), RepositoryName.parse("alice/project"), 1)
+    began_at = asyncio.get_running_loop().time()
+    assert not await look.moved()
+    assert not await look.moved()
+    assert 0.2 <= asyncio.get_running_loop().time() - began_at < 0.35
+    assert look.excuse == " (this node could not compare itself with the others: not within 0.2 s; try again)"
+    assert b"missing necessary objects" in (await node.push(ZERO_OID, node.seen, EMPTY_PACK)).body
 
 
 # ---------------------------------------------------------------- PushPack
@@ -126,7 +172,7 @@ async def _pieces(*pieces: bytes, fault: Exception | None = None) -> AsyncIterat
         raise fault
 
 
-class CatchUp:
+class Asked:
     count = 0
 
     async def __call__(self) -> bool:
@@ -135,17 +181,19 @@ class CatchUp:
 
 
 async def test_a_pack_within_the_bound_can_be_read_again() -> None:
-    asked = CatchUp()
+    asked = Asked()
     pack = PushPack(b"PA", _pieces(b"CK", b"x" * (INLINE_PACK_BYTES_MAX - 4)), asked)
     assert not pack.repeatable
     first = b"".join([piece async for piece in pack.stream()])
     assert pack.repeatable
     assert b"".join([piece async for piece in pack.again()]) == first
     assert asked.count == 0
+    pack.forget()
+    assert not pack.repeatable
 
 
 async def test_one_byte_more_is_not_kept_and_asks_once() -> None:
-    asked = CatchUp()
+    asked = Asked()
     pack = PushPack(b"", _pieces(b"x" * INLINE_PACK_BYTES_MAX, b"y", b"z"), asked)
     assert len(b"".join([piece async for piece in pack.stream()])) == INLINE_PACK_BYTES_MAX + 2
     assert not pack.repeatable
@@ -154,7 +202,7 @@ async def test_one_byte_more_is_not_kept_and_asks_once() -> None:
 
 async def test_a_body_that_breaks_off_is_remembered_and_not_repeatable() -> None:
     fault = BodyMalformed("broken gzip")
-    pack = PushPack(b"PACK", _pieces(b"x", fault=fault), CatchUp())
+    pack = PushPack(b"PACK", _pieces(b"x", fault=fault), Asked())
     with pytest.raises(BodyMalformed):
         [piece async for piece in pack.stream()]
     assert pack.fault is fault

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from node.fakes import pack_of
+from node.fakes import FakeQuarantine, pack_of
 from node.ports import Busy, DiskRefused, StorageError
-from node.protocol.ids import NodeId, RefName
+from node.protocol.change import RefUpdate
+from node.protocol.ids import ZERO_OID, NodeId, RefName
 from node.protocol.messages import Fetch, Message, Prepare, Promise, Stage
 from node.protocol.outcome import OutcomeKind
 from node.storage import payloads
 from node.storage.payloads import Stage as DiskStage
 from node.storage.threads import Threads
-from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, chunks_of, simulated, until
+from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, chunks_of, oid, simulated, until
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
 BIG = b"z" * 2_000_000
@@ -121,6 +122,49 @@ async def test_a_large_push_that_is_stale_already_travels_nowhere_and_stays_nowh
         assert "fetch first" in dict(outcome.rejections)[MAIN]
         assert not cluster.network.sent[A, "Stage"]
         assert pack_of(BIG + b"2")[0].sha256 not in cluster[A].store.staged, "not even here"
+
+
+@simulated
+async def test_a_large_push_through_a_lagging_node_is_compared_with_what_a_majority_knows() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.push(A, 1)
+        await cluster.settle(5)
+        cluster.network.cut = {frozenset((C, A)), frozenset((C, B))}
+        await cluster.push(A, 2, 1)
+        cluster.network.cut = set()
+        assert (await cluster.push(C, 3, 2, content=BIG)).kind is COMMITTED
+
+
+@simulated
+async def test_a_large_push_that_looks_stale_without_a_majority_is_left_to_the_coordinator() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.push(A, 1)
+        cluster.network.cut = {frozenset((A, B)), frozenset((A, C)), frozenset((B, C))}
+        outcome = await cluster.push(A, 2, content=BIG)
+        assert outcome.kind is ABORTED
+        assert "quorum" in outcome.reason
+
+
+@simulated
+async def test_a_large_atomic_push_with_one_stale_ref_travels_nowhere_and_is_recorded() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.push(A, 1)
+        await cluster.settle(5)
+        box = cluster[A]
+        updates = [RefUpdate(OTHER, ZERO_OID, oid(2)), RefUpdate(MAIN, ZERO_OID, oid(2))]
+        for atomic, kind in ((True, OutcomeKind.REJECTED), (False, COMMITTED)):
+            cluster.network.sent.clear()
+            txn = box.service.new_txn()
+            quarantine = FakeQuarantine(box.store, BIG)
+            outcome = await box.service.push(NAME, txn, quarantine, updates, actor="alice", atomic=atomic)
+            assert outcome.kind is kind
+            assert bool(cluster.network.sent[A, "Stage"]) != atomic
+            record = await box.service.transaction(txn)
+            assert record is not None
+            assert record.outcome is kind
 
 
 @simulated
