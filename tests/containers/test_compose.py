@@ -84,6 +84,8 @@ def test_three_nodes_up_pushed_to_killed_and_gone(compose: str, engine: Engine, 
         wait(lambda: project.states(1, name) == ["current"] * 3, 60, "all three replicas are current again")
         assert project.refs(2, name)["refs/heads/main"] == tip
 
+        check_doubt(project, work, name)
+
         ports = [project.settings[f"GITQUORUM_PORT_{node}"] for node in (1, 2, 3)]
         management = project.settings["GITQUORUM_MANAGEMENT_PORT"]
         assert project.published() == {f"127.0.0.1:{port}" for port in (*ports, management)}
@@ -91,24 +93,6 @@ def test_three_nodes_up_pushed_to_killed_and_gone(compose: str, engine: Engine, 
 
         project("down", "--volumes")
         assert project.left() == ""
-
-
-def test_clients_are_told_the_published_url(compose: str, engine: Engine, image: str, tmp_path: Path) -> None:
-    """A push in doubt names where to ask: not the node's name on the network of the containers."""
-    with Composed(engine, image, compose, tmp_path) as project:
-        project.up()
-        (tmp_path / "clients").mkdir()
-        work = Work.init(tmp_path / "clients" / "work")
-        name = project.create("compose/doubt")
-        work.commit("first")
-        hook = f"docker pause {project.container('node-2')} {project.container('node-3')} >&2"
-        work.hook("pre-push", hook)
-        doubtful = work.git("push", project.url(1, name), "HEAD:main", ok=False)
-        docker("unpause", project.container("node-2"), project.container("node-3"))
-        assert doubtful.code != 0
-        assert "outcome unknown" in doubtful.err
-        assert project.url(1) in doubtful.err
-        assert "http://node-1" not in doubtful.err
 
 
 @pytest.mark.slow
@@ -149,6 +133,19 @@ def replicated(project: Composed) -> bool:
     rows = [line.split("\t") for line in listed.splitlines() if line.startswith("gitquorum.")]
     kinds = {row[1] for row in rows}
     return len(rows) == 8 and kinds == {"quorum"} and all(row[at].count("rabbit@") == 3 for row in rows for at in (2, 3))
+
+
+def check_doubt(project: Composed, work: Work, name: str) -> None:
+    """A push in doubt names where to ask: the published URL, not a name on the network of the containers."""
+    others = [project.container("node-2"), project.container("node-3")]
+    work.commit("in doubt")
+    work.hook("pre-push", f"docker pause {' '.join(others)} >&2")
+    doubtful = work.git("push", project.url(1, name), "HEAD:main", ok=False)
+    docker("unpause", *others)
+    assert doubtful.code != 0
+    assert "outcome unknown" in doubtful.err
+    assert project.url(1) in doubtful.err
+    assert "http://node-1" not in doubtful.err
 
 
 def check_users(management_port: str, password: str) -> None:
