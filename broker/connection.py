@@ -151,6 +151,7 @@ class Link:
         self.available = asyncio.Event()
         self._brokers = tuple((place_of(each), _parameters(each, name)) for each in split(url))
         self._turn = 0
+        self._place = self._brokers[0][0]
         self._set_up = set_up
         self._problem = "not started"
         self._blocked = ""
@@ -170,8 +171,8 @@ class Link:
 
     @property
     def place(self) -> str:
-        """The broker that is connected to, or tried at the moment."""
-        return self._brokers[self._turn][0]
+        """The broker that is connected to, or the one that ``problem`` was told by; the next may be being tried already."""
+        return self._place
 
     @property
     def user(self) -> str:
@@ -229,7 +230,7 @@ class Link:
 
     def _say(self, *, problem: str | None = None, blocked: str | None = None) -> None:
         if problem is not None:
-            self._problem = problem
+            self._problem, self._place = problem, self._brokers[self._turn][0]
         if blocked is not None:
             self._blocked = blocked
         if self.up:

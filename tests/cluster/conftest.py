@@ -6,13 +6,15 @@ RabbitMQ comes from where ``sources.py`` finds it, and the run says from where.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.brokers import Broker, make, running
+from tests.cluster.brokers import Broker, DockerBroker, LocalBroker
+from tests.cluster.given_broker import GivenBroker
 from tests.cluster.harness import Cluster, Work, git
-from tests.cluster.sources import SourceRefused, sources
+from tests.cluster.sources import Source, SourceRefused, sources
 
 Clusters = Callable[[str], Cluster]
 Brokers = Callable[[], Broker]
@@ -72,7 +74,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
         if source is None:
             pytest.skip(sources().missing())
         if not started:
-            started.append(make(source, tmp_path_factory.mktemp("broker")))
+            started.append(_broker_of(source, tmp_path_factory.mktemp("broker")))
         return started[0]
 
     yield get
@@ -92,8 +94,18 @@ def mortal_broker(tmp_path: Path) -> Iterator[Broker]:
     source = sources().own
     if source is None:
         pytest.skip(sources().missing())
-    with running(source, tmp_path) as broker:
+    with closing(_broker_of(source, tmp_path)) as broker:
         yield broker
+
+
+def _broker_of(source: Source, folder: Path) -> Broker:
+    match source.kind:
+        case "url":
+            return GivenBroker(source)
+        case "docker":
+            return DockerBroker(folder, source.image)
+        case _:
+            return LocalBroker(folder)
 
 
 def _lent(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Cluster]:

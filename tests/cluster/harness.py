@@ -25,7 +25,7 @@ import psutil
 
 from node.command import docker
 from node.command.client import Answer, NodeSilent, request
-from tests.cluster.brokers import GivenVhost
+from tests.cluster.given_broker import GivenVhost
 from tests.cluster.sources import Source
 
 DEADLINE_S = 2.0
