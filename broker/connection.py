@@ -224,7 +224,10 @@ class Link:
             self._say(problem="disconnected")
             await session.close()
             self.callback_errors += session.callback_errors
-        _log.log(logging.INFO if since is None else logging.WARNING, "%s: %s: %s", self.name, self.place, why)
+        if since is None:
+            _log.info("%s to %s was not made: %s", self.name, self.place, why)
+        else:
+            _log.warning("%s to %s is lost: %s", self.name, self.place, why)
         self._say(problem=why)
         return 0.0 if since is None else loop.time() - since
 
