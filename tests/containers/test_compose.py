@@ -96,7 +96,9 @@ def test_three_nodes_up_pushed_to_killed_and_gone(compose: str, engine: Engine, 
 
 
 @pytest.mark.slow
-def test_a_broker_cluster_goes_on_without_one_of_its_brokers(compose: str, engine: Engine, image: str, tmp_path: Path) -> None:
+def test_a_broker_cluster_goes_on_without_a_broker_and_after_a_new_start(
+    compose: str, engine: Engine, image: str, tmp_path: Path
+) -> None:
     with Composed(engine, image, compose, tmp_path, "--broker-cluster") as project:
         project.up()
         (tmp_path / "clients").mkdir()
@@ -113,6 +115,11 @@ def test_a_broker_cluster_goes_on_without_one_of_its_brokers(compose: str, engin
 
         wait(pushed, 60, "a push goes through with two brokers of three", pause_s=0.5)
         assert project.refs(3, name)["refs/heads/main"] == tip
+
+        project("down")
+        project.up()
+        work.commit("after all brokers were stopped and started together")
+        wait(pushed, 60, "a push goes through after a new start of everything", pause_s=0.5)
 
 
 def test_a_second_init_changes_nothing_and_completes_what_was_removed(tmp_path: Path) -> None:
