@@ -32,7 +32,7 @@ async def test_a_dead_first_broker_is_passed_over_at_once(broker: Broker) -> Non
         assert time.monotonic() - began < 5
         assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
         assert one.detail == f"{broker.host}:{broker.amqp_port}/gitquorum"
-        assert one._consumer.link.reconnects == one._publisher.link.reconnects == 1
+        assert min(one._consumer.link.reconnects, one._publisher.link.reconnects) >= 1, "each tried the dead one"
 
 
 async def test_the_next_broker_is_taken_when_the_one_in_use_dies(broker: Broker, mortal_broker: Broker) -> None:

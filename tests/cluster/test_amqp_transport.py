@@ -16,7 +16,7 @@ from node.ports import NoAnswer, PeerUnreachable, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Refused, TransportReply, TransportRequest
 from tests.cluster.brokers import ADMIN, ONE, PASSWORDS, THREE, TWO, Broker, broker_definitions
-from tests.cluster.transports import AmqpCluster, amqp_cluster, codec, until
+from tests.cluster.transports import AmqpCluster, amqp_cluster, codec, seen, until
 from tests.unit.broker_samples import claim, prepare, refused
 
 pytestmark = pytest.mark.cluster
@@ -33,10 +33,10 @@ async def test_a_prepare_can_be_fetched_from_inspect_read_and_is_still_there(clu
     message = prepare(pack_bytes=100)
     await one.request(TWO, message, timeout_s=5)
     for _ in range(2):
-        found = await asyncio.to_thread(cluster.broker.look, INSPECT_QUEUE)
-        (seen,) = (item for item in found if item["properties"]["type"] == "gitquorum.prepare.v1")
-        properties, body = seen["properties"], json.loads(seen["payload"])
-        assert seen["routing_key"] == "node-1.node%2E2.prepare"
+        found = await seen(cluster.broker, INSPECT_QUEUE, lambda messages: len(messages) >= 2)
+        (asked,) = (item for item in found if item["properties"]["type"] == "gitquorum.prepare.v1")
+        properties, body = asked["properties"], json.loads(asked["payload"])
+        assert asked["routing_key"] == "node-1.node%2E2.prepare"
         assert properties["message_id"] == properties["correlation_id"] == body["id"]
         assert properties["reply_to"] == "gitquorum.node-1.replies"
         assert (properties["app_id"], properties["user_id"]) == ("gitquorum", "node-1")
@@ -72,7 +72,7 @@ async def test_what_is_no_envelope_goes_to_the_dead_letters_and_traffic_goes_on(
     await until(lambda: two.counters["dead lettered"] == 1, two.counters)
     assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
     assert cluster.received(TWO).refused == {"malformed": 1}
-    (dead,) = await asyncio.to_thread(cluster.broker.look, DEAD_QUEUE)
+    (dead,) = await seen(cluster.broker, DEAD_QUEUE, bool)
     assert dead["properties"]["headers"]["x-first-death-reason"] == "rejected"
 
 
@@ -99,7 +99,7 @@ async def test_a_reply_of_another_node_than_was_asked_is_not_taken(cluster: Amqp
     await asyncio.to_thread(publish, cluster.broker, "node-3", "node-3.node-1.refused", forged.data)
     with pytest.raises(NoAnswer):
         await asking
-    assert one.counters["wrong answer"] == 1
+    await until(lambda: one.counters["wrong answer"] == 1, one.counters)
 
 
 async def test_connections_bear_readable_names_and_are_two_per_node(cluster: AmqpCluster) -> None:
@@ -120,7 +120,7 @@ async def test_connections_bear_readable_names_and_are_two_per_node(cluster: Amq
 async def test_a_deleted_queue_is_declared_again(cluster: AmqpCluster) -> None:
     one, two = await cluster.start(ONE), await cluster.start(TWO)
     await asyncio.to_thread(cluster.broker.api, f"queues/{VHOST}/{inbox(TWO)}", method="DELETE")
-    await until(lambda: two._consumer.link.reconnects == 1 and two.up, two)
+    await until(lambda: two._consumer.link.reconnects >= 1 and two.up, two)
     assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
 
 
@@ -173,9 +173,12 @@ async def test_inspect_keeps_the_last_messages_only(cluster: AmqpCluster) -> Non
     one, _ = await cluster.start(ONE, inspect_length=5), await cluster.start(TWO, inspect_length=5)
     for number in range(1, 21):
         await one.request(TWO, claim(round_=number), timeout_s=5)
-    found = await asyncio.to_thread(cluster.broker.look, INSPECT_QUEUE)
-    assert len(found) == 5
-    assert json.loads(found[-1]["payload"])["kind"] == "gitquorum.refused.v1"
+
+    def newest(messages: list[dict[str, Any]]) -> bool:
+        rounds = [each["properties"]["headers"].get("ballot", "").split(".")[0] for each in messages]
+        return len(messages) == 5 and rounds[-2] == "20"
+
+    assert len(await seen(cluster.broker, INSPECT_QUEUE, newest)) == 5
     await cluster.start(NodeId("node-3"))
 
 
@@ -200,6 +203,7 @@ async def test_an_exception_in_a_callback_does_not_cost_the_connection(
     cluster: AmqpCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = await cluster.start(ONE), await cluster.start(TWO)
+    before = (one._consumer.link.reconnects, two._consumer.link.reconnects)
     real = one._open
 
     def broken(delivery: Any) -> Any:
@@ -210,7 +214,7 @@ async def test_an_exception_in_a_callback_does_not_cost_the_connection(
     with pytest.raises(NoAnswer):
         await one.request(TWO, claim(), timeout_s=0.5)
     assert isinstance(await one.request(TWO, claim(), timeout_s=5), Refused)
-    assert one._consumer.link.reconnects == two._consumer.link.reconnects == 0
+    assert (one._consumer.link.reconnects, two._consumer.link.reconnects) == before
 
 
 async def test_a_blocked_publisher_fails_fast_and_says_why(cluster: AmqpCluster) -> None:

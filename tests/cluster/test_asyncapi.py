@@ -1,6 +1,5 @@
 """Real messages, taken from gitquorum.inspect, are what docs/asyncapi.json says: payload, headers and properties."""
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,7 +17,7 @@ from tests.asyncapi_check import validator
 from tests.cluster.brokers import ONE, TWO, Broker
 from tests.cluster.harness import Cluster, Work
 from tests.cluster.test_inspect import Management
-from tests.cluster.transports import AmqpCluster, amqp_cluster
+from tests.cluster.transports import AmqpCluster, amqp_cluster, seen
 from tests.unit.broker_samples import EVERY_KIND
 
 pytestmark = pytest.mark.cluster
@@ -28,7 +27,7 @@ SAMPLES = {BY_MESSAGE[type(message)]: message for message in EVERY_KIND}
 
 def checked(messages: list[dict[str, Any]]) -> Counter[str]:
     """How many messages of each kind there were, all of them as described."""
-    page, seen = document(), Counter[str]()
+    page, found = document(), Counter[str]()
     for each in messages:
         properties = each["properties"]
         word = BY_NAME[properties["type"]].word
@@ -46,8 +45,8 @@ def checked(messages: list[dict[str, Any]]) -> Counter[str]:
         assert properties["timestamp"] > 0
         assert each["routing_key"].split(".")[-1] == word
         assert len(each["payload"]) <= described["x-bytes-max"]
-        seen[word] += 1
-    return seen
+        found[word] += 1
+    return found
 
 
 @pytest_asyncio.fixture
@@ -65,8 +64,9 @@ async def test_a_message_of_every_kind_through_a_real_broker_is_as_described(clu
     one, _ = await cluster.start(ONE), await cluster.start(TWO, handler)
     for kind in TRANSPORT_REQUESTS:
         await one.request(TWO, SAMPLES[kind], timeout_s=5)  # type: ignore[arg-type]
-    seen = checked(await asyncio.to_thread(cluster.broker.look, INSPECT_QUEUE))
-    assert set(seen) == {kind.word for kind in KINDS}, "every kind was seen"
+    messages = 2 * len(TRANSPORT_REQUESTS)
+    found = checked(await seen(cluster.broker, INSPECT_QUEUE, lambda looked: len(looked) >= messages))
+    assert set(found) == {kind.word for kind in KINDS}, "every kind was seen"
 
 
 def test_what_a_living_cluster_says_is_as_described(own_rabbitmq: Cluster, work: Work) -> None:
@@ -84,6 +84,6 @@ def test_what_a_living_cluster_says_is_as_described(own_rabbitmq: Cluster, work:
     own_rabbitmq.agree(name)
     messages = Management(own_rabbitmq).messages()
     about = [each for each in messages if each["properties"]["headers"].get("repository") == name]
-    seen = checked(messages)
-    print(f"\n{len(messages)} messages, {len(about)} of them of this test: {dict(seen)}")  # noqa: T201
+    found = checked(messages)
+    print(f"\n{len(messages)} messages, {len(about)} of them of this test: {dict(found)}")  # noqa: T201
     assert {"claim", "promise", "prepare", "vote", "commit", "acknowledged", "abort"} <= set(checked(about))

@@ -1,6 +1,7 @@
 """Small clusters of bare transports, over a real RabbitMQ (``brokers.py``) or real loopback HTTP: for the contract tests."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,6 +161,17 @@ async def amqp_cluster(broker: Broker, queue_type: QueueType = "classic") -> Any
         yield cluster
     finally:
         await cluster.stop()
+
+
+async def seen(broker: Broker, queue: str, enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+    """What lies in a queue, once that is ``enough``: copies and dead letters come, and what was looked at is put back, a moment
+    after the broker told whoever waits for the message itself."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 15.0
+    while not enough(found := await asyncio.to_thread(broker.look, queue)):
+        assert loop.time() < end, f"not within 15 s, in {queue}: {[each['routing_key'] for each in found]}"
+        await asyncio.sleep(0.1)
+    return found
 
 
 async def until(condition: Any, what: object, timeout_s: float = 15.0) -> None:
