@@ -83,7 +83,12 @@ def _routed(description: str, words: list[str]) -> dict[str, Any]:
         "address": "{sender}.{receiver}.{kind}",
         "description": description,
         "parameters": {
-            "sender": {"description": "The node that sends; a dot in its id is written %2E. RabbitMQ refuses any but its own."},
+            "sender": {
+                "description": (
+                    "The node that sends; a dot in its id is written %2E. RabbitMQ refuses to publish by any but one's own, "
+                    "but a queue may dead-letter by any: who spoke is said by the signature, with user_id."
+                )
+            },
             "receiver": {"description": "The node that is meant, written the same way."},
             "kind": {"enum": words},
         },

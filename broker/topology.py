@@ -1,7 +1,9 @@
 """Exchanges, queues, bindings, users and permissions, as data: what nodes declare and what ``definitions.json`` says.
 
 One topic exchange; the key of every message is ``<sender>.<receiver>.<kind>``, so that the broker itself can refuse a node
-that publishes in another's name (topic permissions), and a queue is bound to what is meant for its node only. Every queue is
+that publishes in another's name (topic permissions), and a queue is bound to what is meant for its node only. A key is routing,
+not proof: a node that makes its own inbox again may let it dead-letter by any key, and RabbitMQ asks no permission of that.
+Who spoke is said by the signature, and by ``user_id``, which the broker vouches for and dead-lettering keeps. Every queue is
 bounded in length, bytes and age, and every argument is written out: nothing hangs on a server's defaults (RabbitMQ 4 may
 default to quorum queues, and gives those a delivery limit). Queues are classic; quorum ones are for a RabbitMQ cluster, where
 the queues shall outlive a broker. Users and vhost have limits, so that one broken node cannot use up the broker.
@@ -171,6 +173,9 @@ def permissions(node: NodeId) -> Permissions:
     A queue is declared with a dead-letter exchange: that takes write on the exchange. A queue is bound: that takes write on
     the queue, read on the exchange, and read on the topic; hence a node cannot bind its queue to what is meant for another,
     alive or dead. Whoever may configure something may also delete it: of the shared parts that is the inspect queue only.
+
+    Not kept from it, since it must be able to declare and bind again what somebody deleted: other arguments of its own queues,
+    a dead-letter key in another's name among them, and its own word as a binding of the shared queues and exchanges.
     """
     own = "|".join(re.escape(queue) for queue in (inbox(node), replies(node)))
     shared = "|".join(re.escape(name) for name in (EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, INSPECT_QUEUE))

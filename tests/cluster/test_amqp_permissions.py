@@ -1,14 +1,15 @@
 """What a node's broker user may not do: every attempt is made, by plain AMQP, and refused with the code that is expected.
 
-Shows 2 of the issue: per-node users that cannot read each other's queue or publish in another's name. The table in
-``docs/operations-broker.md`` names the same attempts.
+Shows 2 of the issue: per-node users that cannot read each other's queue or publish in another's name. What they can do all the
+same is tried, too. The tables in ``docs/operations-broker.md`` name the same attempts.
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,18 @@ from broker.topology import (
     OPERATOR,
     SPARE_QUEUES_MAX,
     VHOST,
+    QueueType,
     inbox,
     replies,
     routing_key,
     vhost_limits,
 )
-from node.protocol.messages import Refused
+from node.protocol.ids import NodeId
+from node.protocol.messages import Refused, TransportReply, TransportRequest
 from tests.cluster.brokers import ADMIN, GHOST, MEMBERS, ONE, THREE, TWO, Broker
 from tests.cluster.sources import sources
-from tests.cluster.transports import amqp_cluster, until
-from tests.unit.broker_samples import claim
+from tests.cluster.transports import amqp_cluster, codec, seen, until
+from tests.unit.broker_samples import claim, refused
 
 pytestmark = pytest.mark.cluster
 
@@ -89,6 +92,14 @@ CHANGING: dict[str, Act] = {
 }
 REFUSED = READING | WRITING | CHANGING
 FORGED = "publish with another's user_id"
+OWN = "*.node-1.*"
+ALLOWED: dict[str, Act] = {
+    "bind gitquorum.dead-letters with its own word": lambda c: c.queue_bind(DEAD_QUEUE, EXCHANGE, OWN),
+    "bind gitquorum.dead with its own word": lambda c: c.exchange_bind(DEAD_EXCHANGE, EXCHANGE, OWN),
+    "reject what it sent to itself": lambda c: reject_own(c),
+    "let its own inbox dead-letter in another's name": lambda c: dead_letter_as(c, routing_key(THREE, TWO, KIND)),
+}
+"""What might be thought to be refused, and is not; the page says what follows."""
 GUEST = "log in as guest"
 MANAGEMENT = "ask the management UI"
 
@@ -107,6 +118,28 @@ def refusal(broker: Broker, user: str, act: Act) -> tuple[int, str]:
         except ChannelClosedByBroker as closed:
             return closed.reply_code, closed.reply_text
     return 0, ""
+
+
+def reject_own(channel: Any) -> None:
+    channel.basic_publish(EXCHANGE, routing_key(ONE, ONE, KIND), b"x", from_node(ONE))
+    reject_one(channel)
+
+
+def reject_one(channel: Any) -> None:
+    """The next of node-1's inbox, to wherever that dead-letters."""
+    give_up_at = time.monotonic() + 10
+    while (method := channel.basic_get(inbox(ONE))[0]) is None:
+        assert time.monotonic() < give_up_at, "nothing came"
+    channel.basic_reject(method.delivery_tag, requeue=False)
+
+
+def dead_letter_as(channel: Any, key: str, arguments: Mapping[str, Any] | None = None) -> None:
+    """Node-1's inbox made again, so that what is rejected in it goes to all nodes' exchange by ``key``."""
+    forging = {"x-dead-letter-exchange": EXCHANGE, "x-dead-letter-routing-key": key}
+    channel.queue_delete(inbox(ONE))
+    channel.queue_declare(inbox(ONE), durable=True, arguments={**(arguments or {}), **forging})
+    for word in ("claim", "prepare"):
+        channel.queue_bind(inbox(ONE), EXCHANGE, f"*.node-1.{word}")
 
 
 def told(broker: Broker, what: str, code: int, words: str) -> None:
@@ -145,6 +178,57 @@ def test_what_was_refused_to_node_1_is_not_refused_to_everybody(broker: Broker, 
     for what, act in allowed.items():
         assert refusal(broker, user, act) == (0, ""), what
     broker.purge()
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_a_nodes_broker_user_may_also(broker: Broker, what: str) -> None:
+    """So that nobody believes otherwise."""
+    try:
+        assert refusal(broker, ONE, ALLOWED[what]) == (0, "")
+    finally:
+        with closing(connect(broker, ADMIN)) as connection:
+            connection.channel().queue_unbind(DEAD_QUEUE, EXCHANGE, OWN)
+            connection.channel().exchange_unbind(DEAD_EXCHANGE, EXCHANGE, OWN)
+        broker.purge()
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_a_routing_key_in_anothers_name_can_be_had_by_dead_lettering_and_no_node_believes_it(
+    broker: Broker, queue_type: QueueType
+) -> None:
+    """RabbitMQ asks no topic permission of what a queue dead-letters. It keeps ``user_id``, and nobody can sign for another."""
+    heard: list[NodeId] = []
+
+    async def handler(sender: NodeId, message: TransportRequest) -> TransportReply:
+        heard.append(sender)
+        return refused()
+
+    key = routing_key(THREE, TWO, BY_WORD["claim"])
+    captured = codec(THREE).seal(claim("node-3"), TWO, timeout_s=5).data
+    signed_by_one = json.loads(codec(ONE).seal(claim("node-3"), TWO, timeout_s=5).data)
+    lie = json.dumps({**signed_by_one, "sender": THREE}, separators=(",", ":")).encode()
+    honest = codec(ONE).seal(claim(), TWO, timeout_s=5).data
+
+    def forge(channel: Any) -> None:
+        dead_letter_as(channel, key, {"x-queue-type": queue_type})
+        for body, properties in ((captured, from_node(ONE)), (captured, None), (lie, from_node(ONE)), (honest, from_node(ONE))):
+            channel.basic_publish(EXCHANGE, routing_key(ONE, ONE, BY_WORD["claim"]), body, properties)
+            reject_one(channel)
+
+    def forged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [each for each in messages if each["routing_key"] == key]
+
+    async with amqp_cluster(broker, queue_type) as cluster:
+        two = await cluster.start(TWO, handler)
+        assert await asyncio.to_thread(refusal, broker, ONE, forge) == (0, "")
+        copies = forged(await seen(broker, INSPECT_QUEUE, lambda messages: len(forged(messages)) == 4))
+        assert [each["properties"].get("user_id") for each in copies] == [ONE, None, ONE, ONE], "the broker carried all four"
+        await until(lambda: heard, two.counters)
+        await until(lambda: two.counters["dead lettered"] == 3, two.counters)
+        assert (two.counters["wrong user"], two.counters["refused"]) == (2, 1), "captured ones; the lie"
+        assert cluster.received(TWO).refused == {"bad signature": 1}
+        assert heard == [ONE], "a key is no sender: what node-1 signed is node-1's, whatever it says"
+    await asyncio.to_thread(broker.purge)
 
 
 def test_the_operator_may_look_at_the_shelves_and_do_nothing_else(broker: Broker) -> None:
@@ -287,5 +371,5 @@ async def test_an_inspect_queue_that_a_node_deletes_is_no_loss_to_the_others(bro
 
 def test_the_manual_names_every_attempt() -> None:
     page = PAGE.read_text()
-    missing = [what for what in (*REFUSED, FORGED, GUEST, MANAGEMENT) if what not in page]
+    missing = [what for what in (*REFUSED, *ALLOWED, FORGED, GUEST, MANAGEMENT) if what not in page]
     assert not missing
