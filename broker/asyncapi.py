@@ -21,6 +21,7 @@ from node.protocol.messages import Prepare
 EXAMPLE = NodeId("node-1")
 INSPECT_LENGTH = 1000
 KINDS = (*TRANSPORT_REQUESTS, *TRANSPORT_REPLIES)
+ANYTHING = "anything"
 _SCHEMAS = "#/components/schemas/{name}"
 
 
@@ -50,7 +51,10 @@ def document() -> dict[str, Any]:
         },
         "channels": _channels(topology),
         "operations": _operations(),
-        "components": {"messages": {kind.word: _message(kind) for kind in KINDS}, "schemas": _schemas()},
+        "components": {
+            "messages": {**{kind.word: _message(kind) for kind in KINDS}, ANYTHING: _anything()},
+            "schemas": _schemas(),
+        },
     }
 
 
@@ -72,8 +76,8 @@ def _channels(topology: Topology) -> dict[str, Any]:
         "deadLetters": _queue(
             queues[DEAD_QUEUE],
             keys,
-            "What was no envelope of ours, forged, expired, or pushed out; then with RabbitMQ's x-death headers.",
-            request + reply,
+            "What was no envelope of ours, forged, expired, or pushed out, with RabbitMQ's x-death headers.",
+            [ANYTHING],
         ),
     }
 
@@ -157,12 +161,16 @@ def _operations() -> dict[str, Any]:
             "messages": _of("answers", (kind.word,)),
             "bindings": _sent(kind),
         }
-    for operation, channel in (("lookAtTraffic", "inspect"), ("lookAtDeadLetters", "deadLetters")):
+    everything = [kind.word for kind in KINDS]
+    for operation, channel, words in (
+        ("lookAtTraffic", "inspect", everything),
+        ("lookAtDeadLetters", "deadLetters", [ANYTHING]),
+    ):
         found[operation] = {
             "action": "receive",
             "channel": {"$ref": f"#/channels/{channel}"},
             "summary": "For people: look, and put everything back.",
-            "messages": _of(channel, [kind.word for kind in KINDS]),
+            "messages": _of(channel, words),
             "bindings": {"amqp": {"ack": False}},
         }
     return found
@@ -197,8 +205,18 @@ def _message(kind: Kind) -> dict[str, Any]:
     }
 
 
+def _anything() -> dict[str, Any]:
+    return {
+        "name": ANYTHING,
+        "title": "Anything",
+        "summary": "What ended as a dead letter: an envelope, or any bytes that somebody published.",
+        "headers": {"type": "object"},
+        "payload": {},
+    }
+
+
 def _headers(kind: Kind) -> dict[str, Any]:
-    """For people; no signature covers them."""
+    """For people; no signature covers them. RabbitMQ adds some: how often it was delivered, and of what it died."""
     names = {field.name for field in fields(kind.message)}
     properties: dict[str, Any] = {
         "sender": {"type": "string"},
@@ -215,7 +233,13 @@ def _headers(kind: Kind) -> dict[str, Any]:
         }
     if kind.message is Prepare or names & set(VERSIONED):
         properties["version"] = {"type": "integer", "description": "The version of the repository that it is about."}
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "patternProperties": {"^x-": {}},
+        "additionalProperties": False,
+    }
 
 
 def _payload(kind: Kind) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Real messages, taken from gitquorum.inspect, are what docs/asyncapi.json says: payload, headers and properties."""
+"""Real messages, taken from gitquorum.inspect, are what docs/asyncapi.json says: payload, headers and properties.
+
+From queues of both kinds: a quorum queue adds headers of its own to what was looked at before.
+"""
 
 import json
 from collections import Counter
@@ -10,7 +13,8 @@ import pytest_asyncio
 
 from broker.asyncapi import KINDS, document
 from broker.kinds import BY_MESSAGE, BY_NAME, TRANSPORT_REPLIES, TRANSPORT_REQUESTS
-from broker.topology import INSPECT_QUEUE
+from broker.topology import DEAD_QUEUE, INSPECT_QUEUE
+from node.ports import NoAnswer
 from node.protocol.ids import NodeId
 from node.protocol.messages import TransportReply, TransportRequest
 from tests.asyncapi_check import validator
@@ -18,7 +22,7 @@ from tests.cluster.brokers import ONE, TWO, Broker
 from tests.cluster.harness import Cluster, Work
 from tests.cluster.test_inspect import Management
 from tests.cluster.transports import AmqpCluster, amqp_cluster, seen
-from tests.unit.broker_samples import EVERY_KIND
+from tests.unit.broker_samples import EVERY_KIND, claim
 
 pytestmark = pytest.mark.cluster
 
@@ -49,9 +53,9 @@ def checked(messages: list[dict[str, Any]]) -> Counter[str]:
     return found
 
 
-@pytest_asyncio.fixture
-async def cluster(broker: Broker) -> AsyncIterator[AmqpCluster]:
-    async with amqp_cluster(broker) as started:
+@pytest_asyncio.fixture(params=["classic", "quorum"])
+async def cluster(request: pytest.FixtureRequest, broker: Broker) -> AsyncIterator[AmqpCluster]:
+    async with amqp_cluster(broker, request.param) as started:
         yield started
 
 
@@ -65,8 +69,27 @@ async def test_a_message_of_every_kind_through_a_real_broker_is_as_described(clu
     for kind in TRANSPORT_REQUESTS:
         await one.request(TWO, SAMPLES[kind], timeout_s=5)  # type: ignore[arg-type]
     messages = 2 * len(TRANSPORT_REQUESTS)
-    found = checked(await seen(cluster.broker, INSPECT_QUEUE, lambda looked: len(looked) >= messages))
-    assert set(found) == {kind.word for kind in KINDS}, "every kind was seen"
+    for _ in range(2):
+        looked = await seen(cluster.broker, INSPECT_QUEUE, lambda looked: len(looked) >= messages)
+        assert set(checked(looked)) == {kind.word for kind in KINDS}, "every kind was seen"
+    added = {name for each in looked for name in each["properties"]["headers"] if name.startswith("x-")}
+    print(f"\n{cluster.queue_type}: headers that RabbitMQ added: {sorted(added)}")  # noqa: T201
+    assert ("x-delivery-count" in added) == (cluster.queue_type == "quorum")
+
+
+async def test_a_dead_letter_that_was_a_message_keeps_its_headers_beside_rabbitmqs(cluster: AmqpCluster) -> None:
+    async def broken(sender: NodeId, message: TransportRequest) -> TransportReply:
+        raise RuntimeError("a bug")
+
+    one, _ = await cluster.start(ONE), await cluster.start(TWO, broken)
+    with pytest.raises(NoAnswer):
+        await one.request(TWO, claim(), timeout_s=1)
+    (letter,) = await seen(cluster.broker, DEAD_QUEUE, bool)
+    headers = letter["properties"]["headers"]
+    assert headers["x-first-death-reason"] == "rejected"
+    for word in ("claim", "anything"):
+        validator(word, "headers").validate(headers)
+        validator(word, "payload").validate(json.loads(letter["payload"]))
 
 
 def test_what_a_living_cluster_says_is_as_described(own_rabbitmq: Cluster, work: Work) -> None:

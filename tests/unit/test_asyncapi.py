@@ -61,6 +61,23 @@ def test_its_queues_are_those_of_the_definitions() -> None:
     assert told == made
 
 
+def test_headers_are_ours_and_what_rabbitmq_adds() -> None:
+    ours = {"sender": "node-1", "receiver": "node-2", "deadline": "2026-01-01T00:00:00.000+00:00", "repository": "a/b"}
+    headers, known = validator("refused", "headers"), {**ours, "ballot": "3.node-1.1"}
+    for added in ({}, {"x-delivery-count": 1}, {"x-death": [{"count": 1}], "x-first-death-queue": "gitquorum.node-2.inbox"}):
+        headers.validate({**known, **added})
+    for spoilt in (ours, {**known, "more": 1}, {**known, "ax-death": 1}):
+        with pytest.raises(ValidationError):
+            headers.validate(spoilt)
+
+
+def test_a_dead_letter_may_be_anything() -> None:
+    assert list(document()["channels"]["deadLetters"]["messages"]) == ["anything"]
+    for payload in (None, "bytes", {"v": 2}):
+        validator("anything", "payload").validate(payload)
+    validator("anything", "headers").validate({"x-first-death-reason": "rejected", "whatever": 1})
+
+
 def envelope(message: Message) -> dict[str, Any]:
     sealed = Codec("test", ONE, 1, keyrings(ONE, TWO)[ONE]).seal(message, TWO, timeout_s=2)
     read: dict[str, Any] = json.loads(sealed.data)
