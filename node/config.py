@@ -86,6 +86,7 @@ class Config(BaseSettings):
     transport: Literal["direct", "amqp"] = Field(default="direct", description="How prepare, commit and abort travel.")
     amqp_url: str | None = Field(
         default=None,
+        repr=False,  # it holds the password
         description="amqp://user:password@host:port/vhost of this node's broker user; several brokers of one RabbitMQ cluster "
         "separated by commas, tried in turn. A comma in a password is written %2C.",
     )

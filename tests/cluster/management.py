@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -22,7 +22,7 @@ class Management:
 
     url: str
     user: str
-    password: str
+    password: str = field(repr=False)
 
     def api(self, path: str, method: str = "GET", body: Any = None) -> Any:
         """Raises ``HTTPError`` for what is refused."""

@@ -14,7 +14,7 @@ Its partner ``brokers.py`` runs what is decided here.
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from urllib.error import HTTPError, URLError
@@ -49,7 +49,8 @@ class Source:
     """``url``, ``docker``, ``local``."""
     title: str
     image: str = ""
-    url: str = ""
+    url: str = field(default="", repr=False)
+    """With a password."""
     management: Management | None = None
     """Of a URL whose user is an administrator."""
 

@@ -118,3 +118,9 @@ def test_a_url_that_cannot_be_used_is_an_error_and_not_passed_over(monkeypatch: 
         find({URL: "http://a:b@127.0.0.1/"})
     with pytest.raises(SourceRefused, match=f"{MANAGEMENT_URL}: nobody there"):
         find({URL: f"amqp://a:b@127.0.0.1:{amqp}/", MANAGEMENT_URL: "http://127.0.0.1:2"})
+
+
+def test_a_source_that_a_failure_shows_has_no_password_in_it() -> None:
+    shown = repr(Source("url", "title", url="amqp://a:geheim@h/v", management=Management("http://h", "a", "geheim")))
+    assert "title" in shown
+    assert "geheim" not in shown

@@ -91,6 +91,14 @@ def test_amqp_urls_that_are_none_or_not_one_clusters_are_refused_without_showing
     assert "geheim" not in plain(refused.value)
 
 
+def test_a_configuration_that_is_printed_shows_no_password(tmp_path: Path) -> None:
+    config = Config.from_file(write(tmp_path, 'transport = "amqp"', 'amqp_url = "amqp://a:geheim@h/v"'))
+    assert config.amqp_url == "amqp://a:geheim@h/v"
+    for shown in (repr(config), str(config), f"{config}"):
+        assert "node-1" in shown
+        assert "geheim" not in shown
+
+
 def test_several_brokers_may_be_named_and_the_kind_of_queue_comes_from_the_environment_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
