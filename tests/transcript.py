@@ -11,6 +11,10 @@ but for ``VARYING``, each of which may differ but must be there and of the same 
 is the same one twice: where a command of the page names one, the id that was really seen is put in its place, as a reader
 would type it.
 
+Two things hold whatever the page says. A command exits with 0, unless one of the lines below it has ``error:`` or ``rejected``:
+then it must not. And no ``…`` stands for a line with ``Traceback`` or for one that begins with ``warning:`` or ``error:``: what
+a reader would stumble over is written in the page, or is not there.
+
 Known tools were looked at and do not fit: cram and prysk want ``.t`` files, scrut is no Python package, clitest and byexample
 cannot put what they saw into a later command, the pytest plugins for Markdown run Python.
 """
@@ -52,6 +56,11 @@ _SEEN_INSTEAD = {
 _VARYING = re.compile("|".join(f"(?P<v{number}>{pattern})" for number, pattern in enumerate(VARYING.values())))
 
 
+_FAILS = re.compile("error:|rejected")
+_QUIET = r"(?!.*Traceback|\s*(?:warning|error):)"
+"""Before a line that ``…`` may stand for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A command and the lines below it."""
@@ -76,6 +85,14 @@ def steps(page: str) -> list[Step]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that was run: what it printed on both outputs, in order, and how it exited."""
+
+    output: str
+    code: int
+
+
 @dataclass
 class Comparer:
     """What the page says against what was seen; remembers which transaction is which."""
@@ -90,15 +107,18 @@ class Comparer:
         typed = TRANSACTION.sub(lambda found: self.transactions.get(found[0], found[0]), step.command)
         return _replaced(typed, self.ports)
 
-    def check(self, step: Step, output: str) -> None:
+    def check(self, step: Step, ended: Ended) -> None:
         """Raises ``AssertionError`` that shows command, words of the page, and words seen."""
-        seen = _lines(_replaced(output, {real: page for page, real in self.ports.items()}))
+        seen = _lines(_replaced(ended.output, {real: page for page, real in self.ports.items()}))
         words = _lines("\n".join(step.words))
         pattern, names = self._pattern(words)
         found = re.fullmatch(pattern, "".join(f"{line}\n" for line in seen))
-        assert found, (
+        told = (
             f"line {step.line} of the page\n$ {step.command}\n--- the page says:\n{_block(words)}\n--- seen:\n{_block(seen)}\n"
         )
+        assert found, told
+        fails = any(_FAILS.search(line) for line in words)
+        assert (ended.code != 0) == fails, f"{told}--- exit code {ended.code}, and the page says that it {_exits(fails)}\n"
         self.transactions.update({name: found[group] for name, group in names.items()})
 
     def _pattern(self, words: list[str]) -> tuple[str, dict[str, str]]:
@@ -106,12 +126,16 @@ class Comparer:
         parts: list[str] = []
         names: dict[str, str] = {}
         for line in words:
-            parts.append(r"(?:.*\n)*?" if line == ANYTHING else self._line(line, names) + r"\n")
+            parts.append(rf"(?:{_QUIET}.*\n)*?" if line == ANYTHING else self._line(line, names) + r"\n")
         return "".join(parts), names
 
     def _line(self, line: str, names: dict[str, str]) -> str:
         parts: list[str] = []
         at = 0
+        if line.lstrip().startswith(ANYTHING):
+            parts.append(_QUIET)
+        elif ANYTHING in line and "Traceback" not in line:
+            parts.append("(?!.*Traceback)")
         for found in _VARYING.finditer(line):
             parts += [_literal(line[at : found.start()]), self._varying(found, names)]
             at = found.end()
@@ -127,6 +151,10 @@ class Comparer:
             return f"(?P={names[found[0]]})"
         names[found[0]] = f"t{len(names)}"
         return f"(?P<{names[found[0]]}>{pattern})"
+
+
+def _exits(fails: bool) -> str:
+    return "fails" if fails else "does not fail"
 
 
 def _literal(text: str) -> str:
@@ -162,28 +190,28 @@ class Shell:
             start_new_session=True,
         )
 
-    def run(self, command: str, timeout_s: float) -> str:
-        """What it printed on both outputs, in order.
+    def run(self, command: str, timeout_s: float) -> Ended:
+        """Run it to its end.
 
         Raises:
             AssertionError: the shell ended, or the command did not within ``timeout_s``.
         """
         assert self._bash.stdin is not None
         mark = f"--- {token_hex(8)}"
-        self._bash.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '%s\\n' '{mark}'\n".encode())
+        self._bash.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '%s %d\\n' '{mark}' $?\n".encode())
         self._bash.stdin.flush()
-        return self._read_until(mark.encode(), command, time.monotonic() + timeout_s)
+        return self._read_until(re.compile(rb"%s (\d+)\n\Z" % mark.encode()), command, time.monotonic() + timeout_s)
 
-    def _read_until(self, mark: bytes, command: str, give_up_at: float) -> str:
+    def _read_until(self, end: re.Pattern[bytes], command: str, give_up_at: float) -> Ended:
         assert self._bash.stdout is not None
         output = b""
-        while not output.endswith(mark + b"\n"):
+        while (found := end.search(output)) is None:
             ready, _, _ = select.select([self._bash.stdout], [], [], max(0.0, give_up_at - time.monotonic()))
             assert ready, f"$ {command}\ndid not end in time; until then it printed:\n{output.decode()}"
             read = os.read(self._bash.stdout.fileno(), 65536)
             assert read, f"$ {command}\nended the shell; it printed:\n{output.decode()}"
             output += read
-        return output.decode().removesuffix(f"{mark.decode()}\n")
+        return Ended(output[: found.start()].decode(), int(found[1]))
 
     def close(self) -> None:
         """Ends bash and what it still runs in the foreground; what was detached on purpose goes on."""

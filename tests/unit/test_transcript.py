@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.transcript import Comparer, Shell, Step, steps
+from tests.transcript import Comparer, Ended, Shell, Step, steps
 
 PAGE = """\
 # A page
@@ -28,9 +28,9 @@ $ fourth
 ID_1, ID_2, ID_3 = (f"20260101-{number:020x}" for number in (1, 2, 3))
 
 
-def matches(words: str, seen: str, comparer: Comparer | None = None) -> bool:
+def matches(words: str, seen: str, comparer: Comparer | None = None, code: int = 0) -> bool:
     try:
-        (comparer or Comparer()).check(Step("command", tuple(words.splitlines()), 1), seen)
+        (comparer or Comparer()).check(Step("command", tuple(words.splitlines()), 1), Ended(seen, code))
     except AssertionError:
         return False
     return True
@@ -90,6 +90,46 @@ def test_dots_stand_for_lines_or_for_a_piece_of_one_line() -> None:
 
 
 @pytest.mark.parametrize(
+    "loud",
+    [
+        "warning: something",
+        "error: something",
+        "  error: something",
+        "Traceback (most recent call last):",
+        "remote: Traceback (most recent call last):",
+    ],
+)
+def test_dots_never_stand_for_a_warning_an_error_or_a_traceback(loud: str) -> None:
+    assert matches("a\n…\nend", "a\nwords\nend\n")
+    for words in ("…\nend", "…\n…\nend", "… something\nend", "… (most recent …\nend", "…:\nend"):
+        assert not matches(words, f"{loud}\nend\n"), words
+    assert not matches("…\nend", f"before\n{loud}\nafter\nend\n")
+    assert not matches("remote: … last):", f"{loud}\n")
+
+
+def test_a_warning_an_error_or_a_traceback_that_the_page_names_may_be_there() -> None:
+    assert matches("warning: … empty …\n…\nend", "warning: an empty thing\nend\n")
+    assert matches("error: …", "error: something\n", code=1)
+    assert matches("Traceback (most", "Traceback (most\n")
+    assert matches("…\nend", "no warning: none\nno errors\nend\n"), "a line that does not begin so"
+
+
+@pytest.mark.parametrize("words", ["error: no", "hint\n ! [remote rejected] main"])
+def test_a_command_must_exit_with_0_unless_the_page_says_that_it_fails(words: str) -> None:
+    assert matches("done", "done", code=0)
+    assert not matches("done", "done", code=1)
+    assert not matches("…", "done", code=128)
+    assert matches(words, words, code=1)
+    assert not matches(words, words, code=0)
+    assert not matches("…", words, code=1), "what is only seen does not excuse it"
+
+
+def test_a_wrong_exit_code_is_told() -> None:
+    with pytest.raises(AssertionError, match="exit code 3, and the page says that it does not fail"):
+        Comparer().check(Step("command", ("done",), 1), Ended("done\n", 3))
+
+
+@pytest.mark.parametrize(
     ("words", "good", "bad"),
     [
         ("version 2 tx " + ID_1, "version 2 tx " + ID_2, "version 3 tx " + ID_2),
@@ -131,7 +171,7 @@ def test_ports_of_nodes_are_the_pages_in_output_and_the_real_ones_in_commands() 
 
 def test_a_failure_shows_command_page_and_what_was_seen() -> None:
     with pytest.raises(AssertionError) as failure:
-        Comparer().check(Step("gitquorum status", ("ready",), 42), "down\n")
+        Comparer().check(Step("gitquorum status", ("ready",), 42), Ended("down\n", 0))
     told = str(failure.value)
     assert "line 42" in told
     assert "$ gitquorum status" in told
@@ -147,9 +187,16 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_a_shell_keeps_folder_and_environment_and_both_outputs_in_order(shell: Shell, tmp_path: Path) -> None:
-    assert shell.run("mkdir x && cd x && export A=1   # a remark", 10) == ""
-    assert shell.run('pwd; echo "$A" >&2; printf end', 10) == f"{tmp_path / 'x'}\n1\nend"
-    assert shell.run("cat; false", 10) == "", "there is nothing to read"
+    assert shell.run("mkdir x && cd x && export A=1   # a remark", 10) == Ended("", 0)
+    assert shell.run('pwd; echo "$A" >&2; printf end', 10) == Ended(f"{tmp_path / 'x'}\n1\nend", 0)
+    assert shell.run("cat", 10) == Ended("", 0), "there is nothing to read"
+
+
+def test_a_shell_tells_how_each_command_exited(shell: Shell) -> None:
+    assert shell.run("false", 10) == Ended("", 1)
+    assert shell.run("echo 7; (exit 130)   # a remark", 10) == Ended("7\n", 130)
+    assert shell.run("false && true", 10).code == 1
+    assert shell.run("true", 10) == Ended("", 0)
 
 
 def test_a_command_that_does_not_end_fails_with_what_it_printed(shell: Shell) -> None:
