@@ -66,6 +66,11 @@ class Composed:
         shown = docker("inspect", "--format", "{{.Name}} {{.State.Health.Status}}", *ids).out.splitlines() if ids else []
         return dict(line.lstrip("/").split(" ") for line in shown)
 
+    def names(self) -> set[str]:
+        """Of all its containers, started or not."""
+        label = f"label=com.docker.compose.project={self.project}"
+        return set(docker("ps", "--all", "--format", "{{.Names}}", "--filter", label).out.split())
+
     def published(self) -> set[str]:
         """Addresses and ports on the host, of all containers."""
         found = set()
