@@ -4,7 +4,6 @@ import base64
 import os
 import shlex
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ pytestmark = [pytest.mark.container, pytest.mark.timeout(400)]
 
 COMMANDS = compose_commands()
 HEALTHY_S = 60.0
-"""What the issue asks for, on a machine that does nothing else."""
+"""Of the project with one broker, as its issue asks. Measured: 11 to 37 s, on two cores that had other work."""
 
 
 @pytest.fixture(params=COMMANDS or ["docker compose"])
@@ -72,10 +71,9 @@ def test_the_image_is_built_where_there_is_none(
 
 def test_three_nodes_up_pushed_to_killed_and_gone(compose: str, engine: Engine, image: str, tmp_path: Path) -> None:
     with Composed(engine, image, compose, tmp_path) as project:
-        began = time.monotonic()
-        project.up()
-        seconds = time.monotonic() - began
+        seconds = project.up()
         print(f"{compose}: all healthy after {seconds:.1f} s")  # noqa: T201  # pytest shows it when asked
+        assert seconds < HEALTHY_S
         (tmp_path / "clients").mkdir()
         work = Work.init(tmp_path / "clients" / "work")
         name = project.create("compose/story")
