@@ -99,11 +99,15 @@ def init(
     if compose:
         if force:
             raise CommandError("--compose never overwrites anything: --force does not go with it", Exit.USAGE)
+        # GITQUORUM_HOME, which people export for a local cluster, says nothing about where compose.yaml is.
+        source = context.parent and context.parent.get_parameter_source("directory")
+        if source and source.name == "COMMANDLINE":
+            raise CommandError("--compose is for the folder you are in: --directory does not go with it", Exit.USAGE)
         from node.command.compose import Wish, init_compose
 
         images = {"BASE_IMAGE": base_image, "RABBITMQ_IMAGE": rabbitmq_image}
         wish = Wish(nodes, base_port, management_port, cluster, broker_cluster, {k: v for k, v in images.items() if v})
-        output.result(init_compose(home.folder.parent, wish, output))
+        output.result(init_compose(Path.cwd(), wish, output))
         return
     if broker_cluster:
         raise CommandError("--broker-cluster goes with --compose only", Exit.USAGE)

@@ -59,7 +59,13 @@ class Member(BaseModel):
 class Config(BaseSettings):
     """A node's settings."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="GITQUORUM_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="GITQUORUM_",
+        env_nested_delimiter="__",
+        hide_input_in_errors=True,  # amqp_url holds a password
+    )
 
     node_id: str = Field(description="This node's id; one of the members'.")
     cluster: str = Field(

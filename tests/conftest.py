@@ -1,5 +1,6 @@
-"""Flags of the whole suite; what runs last, and how many tests of each kind ran."""
+"""Flags of the whole suite; what runs last, how many tests of each kind ran, and whether one may be skipped."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -18,8 +19,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: kind(item.nodeid) in ("containers", "compose"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where nothing is wanting (continuous integration says so), a skipped test fails the run; the last lines name it."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if skips_fail() and reporter is not None and reporter.stats.get("skipped") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def skips_fail() -> bool:
+    return bool(os.environ.get("GITQUORUM_TEST_REQUIRE_DOCKER"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line a kind, for whoever wants to see that none was left out."""
+    for report in terminalreporter.getreports("skipped") if skips_fail() else ():
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"skipped, which is a failure here: {report.nodeid}: {reason}", red=True)
     counted: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):

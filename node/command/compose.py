@@ -9,11 +9,12 @@
       broker/rabbitmq.conf                                    │
       broker/erlang.cookie     of the broker cluster          ┘
 
-Nothing that exists is changed; what is missing is made, and lines that ``.env`` lacks are added at its end. The user of the
-node containers has to read files that nobody else may read. For an ordinary user it is that user; for root, whom a node shall
-not run as, it is the image's user, and the files of the nodes are given to it. RabbitMQ's user has another number in every
-image: its two files are readable by all in the container, and protected out here by the folder's mode (passwords are in them
-as salted hashes); the cookie is read by the container's root.
+Nothing that exists is changed; what is missing is made, and lines that ``.env`` lacks are added at its end. What was asked for
+and is otherwise there is said. The user of the node containers has to read files that nobody else may read. For an ordinary
+user it is that user; for root, whom a node shall not run as, it is the image's user, and the nodes' files are given to it;
+symbolic links are refused, because root would give away what they lead to. RabbitMQ's user has another number in every image:
+its two files are readable by all in the container, and protected out here by the folder's mode (passwords are in them as salted
+hashes); the cookie is read by the container's root.
 """
 
 import json
@@ -76,8 +77,17 @@ def init_compose(project: Path, wish: Wish, output: Output) -> dict[str, list[st
         raise CommandError(f"compose.yaml has {NODES} nodes, not {wish.nodes}", Exit.USAGE)
     if not 1 <= wish.base_port <= 65_535 - NODES or not 1 <= wish.management_port <= 65_535:
         raise CommandError("ports are between 1 and 65535", Exit.USAGE)
+    ports = range(wish.base_port, wish.base_port + NODES)
+    if wish.management_port in ports:
+        raise CommandError(f"port {wish.management_port} cannot be both a node's and the management UI's", Exit.USAGE)
     check_name(wish.name)
-    made = [str(path.relative_to(project)) for path in _Project(project, wish).complete()]
+    task = _Project(project, wish)
+    try:
+        made = [str(path.relative_to(project)) for path in task.complete()]
+    except PermissionError as error:
+        raise CommandError(_not_permitted(Path(error.filename or project))) from error
+    for line in task.kept():
+        output.progress(line)
     output.progress(f"made {', '.join(made)}" if made else f"all is there ({FOLDER}/ and .env); nothing was changed")
     output.progress("next: docker compose up -d   (or: docker-compose up -d)")
     return {"made": made}
@@ -96,6 +106,8 @@ class _Project:
         self._made: list[Path] = []
 
     def complete(self) -> list[Path]:
+        self._check_links()
+        self._check_env()
         self._check_sources()
         kind = self._kind()
         self._check_profile(kind)
@@ -110,7 +122,50 @@ class _Project:
             self._complete_env(kind)
         return self._made
 
+    def kept(self) -> Iterator[str]:
+        """What was asked for and is otherwise there already, a line each; a default asks for nothing."""
+        usual, there = Wish(), self._settings()
+        asked = dict(self._wish.images)
+        if self._wish.base_port != usual.base_port:
+            asked |= self._ports()
+        if self._wish.management_port != usual.management_port:
+            asked["GITQUORUM_MANAGEMENT_PORT"] = str(self._wish.management_port)
+        for name, value in asked.items():
+            if there[name] != value:
+                yield f"kept {name}={there[name]} (not {value}): {self._env} says so; change it there"
+        for place in self._cluster.nodes:
+            name = tomllib.loads(place.config.read_text()).get("cluster", usual.name)
+            if self._wish.name not in (usual.name, name):
+                yield f"kept cluster = {name!r} (not {self._wish.name!r}): {place.config} says so"
+                return
+
     # ------------------------------------------------------------ what is there
+
+    def _check_links(self) -> None:
+        """Of everything that is written, given away or read from here."""
+        folder = self._home.folder
+        files = [self._env, self._home.passwords, folder / "lock"]
+        files += [self._broker, *(self._broker / name for name in ("definitions.json", "rabbitmq.conf", "erlang.cookie"))]
+        for place in self._cluster.nodes:
+            files += [place.folder, place.key, place.config]
+        fresh = [path.with_name(path.name + ".new") for path in files]
+        for path in (folder, *files, *fresh):
+            if path.is_symlink():
+                raise CommandError(f"{path} is a symbolic link; put a file or folder of its own in its place")
+
+    def _check_env(self) -> None:
+        """An empty value is one that nothing fills: Compose would send people here, and this would find the line there."""
+        there = self._settings()
+        uid, secrets_in = there.get("GITQUORUM_UID"), there.get("GITQUORUM_SECRETS")
+        if uid is not None and not re.fullmatch(r"[0-9]{1,10}", uid):
+            raise CommandError(
+                f"{self._env} says GITQUORUM_UID={uid}, which is no number of a user; remove the line, then run it again"
+            )
+        if secrets_in is not None and (self._env.parent / secrets_in).resolve() != self._home.folder.resolve():
+            raise CommandError(
+                f"{self._env} says GITQUORUM_SECRETS={secrets_in}, which is not {self._home.folder};"
+                " remove the line, then run it again"
+            )
 
     def _check_sources(self) -> None:
         """A new key or password beside configurations that name the old one would only look whole."""
@@ -193,18 +248,21 @@ class _Project:
         uid = self._uid()
         for place in self._cluster.nodes:
             for path in (place.key, place.config, place.folder):
-                os.chown(path, uid, 0)
+                os.chown(path, uid, 0, follow_symlinks=False)
 
     def _uid(self) -> int:
         said = self._settings().get("GITQUORUM_UID", "")
         return int(said) if said.isdecimal() else (os.geteuid() or IMAGE_UID)
+
+    def _ports(self) -> dict[str, str]:
+        return {f"GITQUORUM_PORT_{number}": str(self._wish.base_port + number - 1) for number in range(1, NODES + 1)}
 
     def _complete_env(self, kind: Kind) -> None:
         there = self._settings()
         wanted = {
             "GITQUORUM_SECRETS": f"./{FOLDER}",
             "GITQUORUM_UID": str(self._uid()),
-            **{f"GITQUORUM_PORT_{number}": str(self._wish.base_port + number - 1) for number in range(1, NODES + 1)},
+            **self._ports(),
             "GITQUORUM_MANAGEMENT_PORT": str(self._wish.management_port),
             **self._wish.images,
             **({"COMPOSE_PROFILES": PROFILE} if kind == "quorum" else {}),
@@ -215,6 +273,7 @@ class _Project:
         if not self._env.exists():
             head = "# Made by gitquorum init --compose, which only adds what is missing; see docs/containers.md."
             write_private_text(self._env, "\n".join([head, *lines]) + "\n")
+            self._env.chmod(0o644)  # no secret is in it, and whoever may use the engine needs it
         else:
             with open(self._env, "r+") as file:
                 text = file.read()
@@ -241,6 +300,22 @@ def rabbitmq_conf(kind: Kind) -> Iterator[str]:
             yield f"cluster_formation.classic_config.nodes.{number} = rabbit@{host}"
         # A broker that sees no majority must not serve: its quorum queues could not, and the nodes shall try another one.
         yield "cluster_partition_handling = pause_minority"
+
+
+def _not_permitted(path: Path) -> str:
+    """Whose it is; root often made the folder the first time."""
+    existing = next((each for each in (path, *path.parents) if _owner(each) is not None), path)
+    owner = "root" if _owner(existing) == 0 else f"user {_owner(existing)}"
+    return (
+        f"not permitted: {path}; {existing} belongs to {owner}: run it as {owner} (sudo), or give it to yourself with chown -R"
+    )
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except OSError:
+        return None
 
 
 def _key(path: Path) -> Any:

@@ -3,7 +3,7 @@
 import base64
 import os
 import shlex
-import time
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,14 @@ from node.command.client import NodeSilent, request
 from tests.cluster.harness import Work, git, run, wait
 from tests.containers.composed import Composed
 from tests.containers.containers import init_compose
-from tests.containers.engine import ROOT, Engine, compose_commands, docker
+from tests.containers.engine import BUILD_TIMEOUT_S, ROOT, Engine, compose_commands, docker
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(400)]
 
 COMMANDS = compose_commands()
 HEALTHY_S = 60.0
-"""What the issue asks for, on a machine that does nothing else."""
+"""Of the project with one broker, as its issue asks. Measured: 11 to 37 s, on two cores that had other work."""
+DOUBT_ATTEMPTS = 4
 
 
 @pytest.fixture(params=COMMANDS or ["docker compose"])
@@ -42,29 +43,38 @@ def test_without_secrets_one_line_names_the_command(compose: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("options", [(), ("--broker-cluster",)])
-def test_it_is_valid_and_builds_the_image(
-    compose: str, engine: Engine, image: str, tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    """Built in the checkout, from the cache of the image that the other tests use."""
-    with Composed(engine, image, compose, tmp_path, *options) as project:
+def test_it_is_valid(compose: str, engine: Engine, tmp_path: Path, options: tuple[str, ...]) -> None:
+    with Composed(engine, engine.image, compose, tmp_path, *options) as project:
         assert project("config", "--quiet").said == ""
         services = set(project("config", "--services").out.split())
         brokers = {"rabbitmq", "rabbitmq-2", "rabbitmq-3"} if options else {"rabbitmq"}
         assert {name for name in services if name.startswith("node")} == {"node-1", "node-2", "node-3"}
         assert brokers <= services
-        if not options:
-            built = f"{engine.token}-compose:latest"
-            env = {**os.environ, **project.settings, "GITQUORUM_IMAGE": built}
-            run([*shlex.split(compose), "build", "node-1"], env, ROOT, timeout_s=300)
-            docker("rmi", "--no-prune", built)
+
+
+@pytest.mark.parametrize("command", [("build",), ("up", "--no-start")])
+def test_the_image_is_built_where_there_is_none(
+    compose: str, engine: Engine, image: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """By one service, for all three; from the cache of the image that the other tests use."""
+    copy_build_context(tmp_path)
+    built = f"{engine.token}-{command[0]}:latest"
+    with Composed(engine, built, compose, tmp_path) as project:
+        try:
+            project(*command, timeout_s=BUILD_TIMEOUT_S)
+            assert docker("image", "inspect", built, ok=False).code == 0
+            project("up", "--no-start")
+            assert {name.split("node-")[1][0] for name in project.names() if "node-" in name} == {"1", "2", "3"}
+        finally:
+            project("down", "--volumes", ok=False)
+            docker("rmi", built, ok=False)
 
 
 def test_three_nodes_up_pushed_to_killed_and_gone(compose: str, engine: Engine, image: str, tmp_path: Path) -> None:
     with Composed(engine, image, compose, tmp_path) as project:
-        began = time.monotonic()
-        project.up()
-        seconds = time.monotonic() - began
+        seconds = project.up()
         print(f"{compose}: all healthy after {seconds:.1f} s")  # noqa: T201  # pytest shows it when asked
+        assert seconds < HEALTHY_S
         (tmp_path / "clients").mkdir()
         work = Work.init(tmp_path / "clients" / "work")
         name = project.create("compose/story")
@@ -131,6 +141,18 @@ def test_a_second_init_changes_nothing_and_completes_what_was_removed(tmp_path: 
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def copy_build_context(folder: Path) -> None:
+    """What ``docker build`` is sent: the lines of ``.dockerignore``."""
+    for name in (line[1:].strip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for name in ("Dockerfile", ".dockerignore"):
+        shutil.copy2(ROOT / name, folder / name)
+
+
 def replicated(project: Composed) -> bool:
     """Whether all eight queues are quorum queues with a member on every broker."""
     listed = docker(
@@ -143,14 +165,24 @@ def replicated(project: Composed) -> bool:
 
 
 def check_doubt(project: Composed, work: Work, name: str) -> None:
-    """A push in doubt names where to ask: the published URL, not a name on the network of the containers."""
+    """A push in doubt names where to ask: the published URL, not a name on the network of the containers.
+
+    The others are paused after the client read the refs. If node-1 has missed them (1.5 s) before the push arrives, it refuses
+    and sends nothing; that is another story, and this one is tried again.
+    """
     others = [project.container("node-2"), project.container("node-3")]
-    work.commit("in doubt")
     work.hook("pre-push", f"docker pause {' '.join(others)} >&2")
-    doubtful = work.git("push", project.url(1, name), "HEAD:main", ok=False)
-    docker("unpause", *others)
-    assert doubtful.code != 0
-    assert "outcome unknown" in doubtful.err
+    for attempt in range(DOUBT_ATTEMPTS):
+        work.commit(f"in doubt, attempt {attempt}")
+        try:
+            doubtful = work.git("push", project.url(1, name), "HEAD:main", ok=False)
+        finally:
+            docker("unpause", *others, ok=False)
+        assert doubtful.code != 0
+        if "quorum not reachable" not in doubtful.err:
+            break
+        wait(lambda: project.states(1, name) == ["current"] * 3, 60, "all three replicas are current after the pause")
+    assert "outcome unknown" in doubtful.err, doubtful.err
     assert project.url(1) in doubtful.err
     assert "http://node-1" not in doubtful.err
 

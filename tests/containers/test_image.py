@@ -1,7 +1,7 @@
 """The image: who runs in it, what is in it, and what is not."""
 
-import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -49,8 +49,10 @@ def test_nothing_is_in_it_that_is_for_building_and_testing(image: str) -> None:
 
 
 def test_its_modules_are_compiled_so_that_a_read_only_container_starts_as_fast(image: str) -> None:
-    script = 'cd /; python -v -c "import node.config" 2>&1 | grep -c "code object from .*site-packages.*\\.py$" || true'
-    assert sh(image, script) == "0"
+    done = docker("run", "--rm", "--network", "none", "--entrypoint", "python", image, "-v", "-c", "import node.config")
+    assert "import 'node.config'" in done.err, "it says what it does"
+    compiled = [line for line in done.err.splitlines() if re.search(r"code object from .*site-packages.*\.py'?$", line)]
+    assert compiled == []
 
 
 def test_a_node_without_its_configuration_says_so_in_one_line(image: str) -> None:
@@ -96,10 +98,10 @@ def test_what_docker_build_is_sent_holds_no_secret_and_no_history() -> None:
     }
 
 
-def test_its_size_is_that_of_its_base_and_a_hundred_megabytes(image: str) -> None:
-    layers = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image).out)
+def test_what_is_copied_into_it_is_less_than_a_hundred_megabytes(image: str) -> None:
+    """Dependencies and gitquorum. Where the base has no git and no tini, the layer that installs them is its base's matter."""
     history = docker("history", "--no-trunc", "--format", "{{.Size}} {{.CreatedBy}}", image, "--human=false").out
-    ours = [line for line in history.splitlines() if "COPY" in line or "tini" in line]
-    size = sum(int(line.split()[0]) for line in ours)
-    print(f"image: {len(layers)} layers, {size / 1e6:.0f} MB beside its base")  # noqa: T201  # pytest shows it when asked
-    assert size < 160e6
+    sizes = [int(line.split()[0]) for line in history.splitlines() if " COPY " in line][:3]  # newest first
+    print(f"image: {len(sizes)} layers copied, {sum(sizes) / 1e6:.0f} MB")  # noqa: T201  # pytest shows it when asked
+    assert len(sizes) >= 3, history
+    assert sum(sizes) < 100e6

@@ -55,6 +55,7 @@ def test_no_secret_is_in_env_and_only_the_owner_reads_the_others(project: Path) 
     made(project)
     words = json.loads((project / FOLDER / "passwords.json").read_text()).values()
     assert not any(word in (project / ".env").read_text() for word in words)
+    assert stat.S_IMODE((project / ".env").stat().st_mode) == 0o644
     assert not any(word in (project / FOLDER / "broker" / "definitions.json").read_text() for word in words)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (project / FOLDER).rglob("*")}
     assert stat.S_IMODE((project / FOLDER).stat().st_mode) == modes["node-1"] == modes["broker"] == 0o700
@@ -68,7 +69,7 @@ def test_the_nodes_run_as_whoever_may_read_the_keys_and_never_as_root(
 ) -> None:
     given: dict[str, int] = {}
     monkeypatch.setattr(os, "geteuid", lambda: caller)
-    monkeypatch.setattr(os, "chown", lambda path, uid, gid: given.setdefault(str(path), uid))
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid, follow_symlinks: given.setdefault(str(path), uid))
     made(project)
     assert env(project)["GITQUORUM_UID"] == str(reader)
     own = {str(project / FOLDER / f"node-{number}" / "key.pem") for number in (1, 2, 3)}
@@ -78,9 +79,90 @@ def test_the_nodes_run_as_whoever_may_read_the_keys_and_never_as_root(
 def test_a_second_time_changes_nothing_and_says_so(project: Path) -> None:
     made(project)
     before, output = everything(project), Recorder()
-    assert init_compose(project, Wish(base_port=5001, name="other"), output) == {"made": []}
+    assert init_compose(project, Wish(), output) == {"made": []}
     assert everything(project) == before
     assert output.said[0].startswith("all is there")
+
+
+def test_what_was_asked_for_and_is_otherwise_there_is_said(project: Path) -> None:
+    made(project, images={"RABBITMQ_IMAGE": "mine"})
+    before, output = everything(project), Recorder()
+    wish = Wish(base_port=3002, management_port=9999, name="other", images={"RABBITMQ_IMAGE": "theirs"})
+    assert init_compose(project, wish, output) == {"made": []}
+    assert everything(project) == before
+    said = "\n".join(output.said)
+    assert f"kept GITQUORUM_PORT_1=3001 (not 3002): {project}/.env says so" in said
+    assert "kept GITQUORUM_MANAGEMENT_PORT=15672 (not 9999)" in said
+    assert "kept RABBITMQ_IMAGE=mine (not theirs)" in said
+    assert f"kept cluster = 'gitquorum' (not 'other'): {project}/{FOLDER}/node-1/node.toml says so" in said
+    same = Recorder()
+    init_compose(project, Wish(base_port=3001, images={"RABBITMQ_IMAGE": "mine"}), same)
+    assert "kept" not in "\n".join(same.said)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "passwords.json", "lock", "broker", "broker/erlang.cookie", "node-2", "node-2/key.pem", "node-2/node.toml", "../.env"],
+)
+def test_a_symbolic_link_is_refused_and_what_it_leads_to_stays(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """Root would overwrite it or give it away."""
+    made(project)
+    path = project / FOLDER / name
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "moved"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    before = {each: (each.lstat().st_uid, each.lstat().st_mtime_ns) for each in (elsewhere, *elsewhere.rglob("*"))}
+    with pytest.raises(CommandError, match="is a symbolic link"):
+        made(project)
+    assert {each: (each.lstat().st_uid, each.lstat().st_mtime_ns) for each in before} == before
+
+
+def test_a_symbolic_link_that_leads_nowhere_is_refused_too(project: Path) -> None:
+    (project / FOLDER).mkdir()
+    (project / FOLDER / "passwords.json.new").symlink_to("/nowhere")
+    with pytest.raises(CommandError, match=r"passwords\.json\.new is a symbolic link"):
+        made(project)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["GITQUORUM_UID=", "GITQUORUM_UID=me", "GITQUORUM_UID=-1", "GITQUORUM_SECRETS=", "GITQUORUM_SECRETS=/nowhere"],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_a_line_that_nobody_can_use_is_named(project: Path, line: str, second: bool) -> None:
+    """Compose would say: run gitquorum init --compose; which says that all is there."""
+    if second:
+        made(project)
+    (project / ".env").write_text(f"{line}\n")
+    before = everything(project)
+    with pytest.raises(CommandError, match=f"says {line}, which is .*; remove the line, then run it again"):
+        made(project)
+    assert everything(project) == before
+    (project / ".env").write_text("")
+    made(project)
+
+
+def test_another_way_to_name_the_folder_of_secrets_is_as_good(project: Path) -> None:
+    (project / ".env").write_text(f"GITQUORUM_SECRETS='{project}/{FOLDER}/'\n")
+    made(project)
+
+
+def test_what_root_made_is_named_in_one_line_to_an_ordinary_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    made(project)
+    monkeypatch.setattr(Path, "is_symlink", refuse)
+    with pytest.raises(CommandError) as refused:
+        made(project)
+    said = str(refused.value)
+    owner = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
+    assert said.startswith(
+        f"not permitted: {project / FOLDER}; {project / FOLDER} belongs to {owner}: run it as {owner} (sudo)"
+    )
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
@@ -146,7 +228,9 @@ def test_profiles_that_somebody_chose_are_not_changed(project: Path) -> None:
     assert not (project / FOLDER).exists()
 
 
-@pytest.mark.parametrize("bad", [{"nodes": 5}, {"base_port": 0}, {"management_port": 70_000}, {"name": "a b"}])
+@pytest.mark.parametrize(
+    "bad", [{"nodes": 5}, {"base_port": 0}, {"management_port": 70_000}, {"management_port": 3002}, {"name": "a b"}]
+)
 def test_what_does_not_fit_is_a_usage_error(project: Path, bad: dict[str, object]) -> None:
     with pytest.raises(CommandError) as refused:
         made(project, **bad)
@@ -154,13 +238,22 @@ def test_what_does_not_fit_is_a_usage_error(project: Path, bad: dict[str, object
     assert not (project / FOLDER).exists()
 
 
-def test_the_command_says_what_comes_next(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = ["--directory", str(project / ".gitquorum")]
-    assert command.main([*home, "init", "--compose", "--json"]) == Exit.OK
+def test_the_command_says_what_comes_next(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder that one is in, wherever a local cluster is."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("GITQUORUM_HOME", "/nowhere/.gitquorum")
+    assert command.main(["init", "--compose", "--json"]) == Exit.OK
     said = capsys.readouterr()
     assert ".env" in json.loads(said.out)["made"]
     assert "next: docker compose up -d" in said.err
-    assert command.main([*home, "init", "--compose", "--force"]) == Exit.USAGE
-    assert command.main([*home, "init", "--broker-cluster"]) == Exit.USAGE
-    assert command.main(["--directory", str(project / "x" / "y"), "init", "--compose"]) == Exit.USAGE
+    assert command.main(["init", "--compose", "--force"]) == Exit.USAGE
+    assert command.main(["--directory", str(project / ".gitquorum"), "init", "--broker-cluster"]) == Exit.USAGE
+    capsys.readouterr()
+    assert command.main(["--directory", str(project / ".gitquorum"), "init", "--compose"]) == Exit.USAGE
+    assert "--directory does not go with it" in capsys.readouterr().err
+    (project / "x").mkdir()
+    monkeypatch.chdir(project / "x")
+    assert command.main(["init", "--compose"]) == Exit.USAGE
     assert "no compose.yaml in" in capsys.readouterr().err
