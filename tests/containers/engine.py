@@ -40,13 +40,19 @@ class Engine:
         """Of a node, built by this run."""
         return f"{self.token}:latest"
 
+    @property
+    def stage(self) -> str:
+        """What the image is copied from: without a name of its own it would stay behind as ``<none>``."""
+        return f"{self.token}:application"
+
     def build(self) -> Ran:
-        arguments = ("--build-arg", f"BASE_IMAGE={self.python_image}")
-        return docker("build", "--quiet", *arguments, "--tag", self.image, str(ROOT), timeout_s=BUILD_TIMEOUT_S)
+        arguments = ("--build-arg", f"BASE_IMAGE={self.python_image}", str(ROOT))
+        docker("build", "--quiet", "--target", "application", "--tag", self.stage, *arguments, timeout_s=BUILD_TIMEOUT_S)
+        return docker("build", "--quiet", "--tag", self.image, *arguments, timeout_s=BUILD_TIMEOUT_S)
 
     def forget(self) -> None:
-        """The image; its layers stay as the next build's cache."""
-        docker("rmi", "--no-prune", self.image)
+        """The image and what it was built from, as far as nobody else's image needs it."""
+        docker("rmi", self.image, self.stage)
 
     def left(self) -> list[str]:
         """What bears this run's token and still exists."""
@@ -56,7 +62,8 @@ class Engine:
             every = ("--all",) if kind == "container" else ()
             listed = docker(kind, "ls", *every, "--filter", f"name={self.token}", "--format", name).out.split()
             found += [f"{kind} {each}" for each in listed]
-        return found
+        images = docker("image", "ls", "--filter", f"reference={self.token}*", "--format", "{{.Repository}}:{{.Tag}}")
+        return found + [f"image {each}" for each in images.out.split()]
 
 
 def find() -> Engine | str:

@@ -67,7 +67,7 @@ def test_the_image_is_built_where_there_is_none(
             assert {name.split("node-")[1][0] for name in project.names() if "node-" in name} == {"1", "2", "3"}
         finally:
             project("down", "--volumes", ok=False)
-            docker("rmi", "--no-prune", built, ok=False)
+            docker("rmi", built, ok=False)
 
 
 def test_three_nodes_up_pushed_to_killed_and_gone(compose: str, engine: Engine, image: str, tmp_path: Path) -> None:
