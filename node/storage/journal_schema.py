@@ -14,11 +14,12 @@ from uuid import uuid4
 
 from node.ports import Identity, JournalRefused, StorageError
 from node.protocol.ids import NodeId
+from node.storage import journal_lives
 from node.storage.journal_errors import DAMAGE, primary_code, storage_error
 
 FOLDER_NAME = ".journal"
 FILE_NAME = "journal.sqlite"
-SCHEMA = 1
+SCHEMA = 2
 BUSY_TIMEOUT_S = 5.0
 CHECKPOINT_PAGES = 4000
 """16 MiB of log before it is copied back: SQLite's 1,000 puts the two extra fsyncs of a checkpoint on more pushes."""
@@ -96,6 +97,7 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
         raise storage_error(error) from error
     try:
         identity = _open(connection, node, cluster)
+        journal_lives.count_start(connection)
         for directory in (folder, data_dir, data_dir.parent):
             sync_directory(directory)
     except sqlite3.Error as error:
@@ -159,6 +161,7 @@ def _create(connection: sqlite3.Connection, node: NodeId, cluster: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in TABLES.split(";\n"):
         connection.execute(statement)
+    journal_lives.create(connection)
     connection.execute("INSERT INTO identity VALUES (1, ?, ?, ?, ?, 1)", (SCHEMA, node, cluster, str(uuid4())))
     connection.execute("COMMIT")
 

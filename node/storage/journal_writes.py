@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from node.ports import StorageError
-from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
+from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, ChangeKind, RefUpdate
 from node.protocol.ids import ORIGIN, Ballot, Digest, NodeId, Position, RefName, RepoId
@@ -52,7 +52,7 @@ class OpWrite:
             self._commit(db, self.op.change, after)
             return verdict, after
         _store_register(db, self.op.repository, after)
-        if isinstance(self.op, AcceptOp):
+        if isinstance(self.op, AcceptOp | RejoinOp) and after.accepted is not before.accepted:
             _store_accepted(db, self.op.repository, before, after, self.packs)
         return verdict, after
 

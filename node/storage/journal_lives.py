@@ -1,0 +1,177 @@
+"""Whose life a journal is, what it is worth, and which lives of the other nodes it knows (R4): ``ports.Lives`` on SQLite.
+
+    life       one row: how often it was opened, acceptor records written, its standing (new, member, rejoining)
+    enrolled   newer incarnations of other nodes, stored before they are granted
+    seen       the newest life of each other node that was ever seen; written lazily
+
+All but ``seen`` is durable when the call returns. A start is counted before anything else is done with the journal; a write is
+counted in the transaction that makes it.
+"""
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from node.protocol.ids import Ballot, Digest, NodeId, Position, RepoId
+from node.protocol.incarnations import FIRST, Incarnations, merged
+from node.protocol.messages import Enrolment, HeldRecord
+from node.protocol.quorum import VoterSet
+from node.protocol.standing import Life, Standing, State
+from node.storage.journal_codec import read_accepted, read_voters
+
+Submit = Callable[[Callable[[sqlite3.Connection], Any]], "asyncio.Future[Any]"]
+Run = Callable[[Callable[[sqlite3.Connection], Any]], Coroutine[Any, Any, Any]]
+
+RECORDS_PAGE_BYTES_MAX = 16 * 1024**2
+"""Accepted changes of one page of records, as text; at least one record is in a page."""
+
+TABLES = """
+-- how often the journal was opened and by which process last, acceptor records written, and what it is worth (R4)
+CREATE TABLE life (
+    one INTEGER PRIMARY KEY CHECK (one = 1), boot INTEGER NOT NULL, nonce TEXT NOT NULL, writes INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('new', 'member', 'rejoining')), founders TEXT NOT NULL,
+    reason TEXT NOT NULL, since_ms INTEGER NOT NULL, tried INTEGER NOT NULL
+) STRICT;
+CREATE TABLE enrolled (node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, life TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE seen (node TEXT PRIMARY KEY, life TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+def create(db: sqlite3.Connection) -> None:
+    """With the other tables, in one transaction."""
+    for statement in TABLES.split(";\n"):
+        db.execute(statement)
+    db.execute("INSERT INTO life VALUES (1, 0, '', 0, 'new', '[]', '', 0, 0)")
+
+
+def count_start(db: sqlite3.Connection) -> None:
+    """Durable before anything is said in this life of the process."""
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("UPDATE life SET boot = boot + 1, nonce = ?", (secrets.token_hex(8),))
+    db.execute("COMMIT")
+
+
+class SqliteLives:
+    """``ports.Lives``. What is durable is kept in memory too, and in memory only after it is durable."""
+
+    def __init__(self, journal: str, db: sqlite3.Connection) -> None:
+        self._journal = journal
+        self.life = read_life(db, journal)
+        self.standing = read_standing(db)
+        enrolled = db.execute("SELECT node, incarnation FROM enrolled").fetchall()
+        self._enrolled = {NodeId(node): incarnation for node, incarnation in enrolled}
+        rows = db.execute("SELECT node, life FROM seen").fetchall()
+        self.seen: Mapping[NodeId, Life] = {NodeId(node): msgspec.json.decode(life, type=Life) for node, life in rows}
+        self._written = False  # the open transaction counted a write; the writer thread's own
+
+    def begin(self, submit: Submit, run: Run) -> None:
+        """How to write and read from now on: the journal's own threads."""
+        self._submit = submit
+        self._run = run
+
+    @property
+    def incarnations(self) -> Incarnations:
+        return merged(tuple(self._enrolled.items()))
+
+    async def found(self, founders: Sequence[str], at_ms: int) -> None:
+        await self._stand(Standing(State.MEMBER, tuple(founders), since_ms=at_ms, tried=self.standing.tried))
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        if self.standing.state is not State.REJOINING:
+            await self._stand(replace(self.standing, state=State.REJOINING, reason=reason, since_ms=at_ms))
+
+    async def keep_attempt(self, incarnation: int) -> None:
+        await self._stand(replace(self.standing, tried=max(self.standing.tried, incarnation)))
+
+    async def clear_rejoining(self, incarnation: int, founders: Sequence[str], at_ms: int) -> None:
+        named = tuple(sorted({self._journal, *founders}))
+        await self._stand(Standing(State.MEMBER, named, since_ms=at_ms, tried=self.standing.tried), incarnation)
+
+    async def enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
+        known = await self._submit(lambda db: _enrol(db, node, incarnation, life))
+        self._enrolled[node] = max(self._enrolled.get(node, FIRST), known[0])
+        return Enrolment(incarnation > FIRST and known == (incarnation, life), known[0])
+
+    async def keep_seen(self, seen: Mapping[NodeId, Life]) -> None:
+        rows = [(node, msgspec.json.encode(life).decode()) for node, life in seen.items()]
+        await self._submit(lambda db: db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", rows).rowcount)
+        self.seen = {**self.seen, **seen}
+
+    async def records(self, after: str, limit: int, members: VoterSet) -> tuple[Sequence[HeldRecord], bool]:
+        page: tuple[list[HeldRecord], bool] = await self._run(lambda db: read_records(db, after, limit, members))
+        return page
+
+    def count(self, db: sqlite3.Connection) -> None:
+        """In the transaction that writes an acceptor record."""
+        db.execute("UPDATE life SET writes = writes + 1")
+        self._written = True
+
+    def committed(self, db: sqlite3.Connection) -> None:
+        """A transaction is durable: told by the writer thread, before anybody who waits for it."""
+        if self._written:
+            self.life, self._written = read_life(db, self._journal), False
+
+    async def _stand(self, standing: Standing, incarnation: int | None = None) -> None:
+        await self._submit(lambda db: _write_standing(db, standing, incarnation))
+        self.standing = standing
+        if incarnation is not None:
+            self.life = replace(self.life, incarnation=incarnation)
+
+
+def read_life(db: sqlite3.Connection, journal: str) -> Life:
+    (incarnation,) = db.execute("SELECT incarnation FROM identity").fetchone()
+    boot, nonce, writes = db.execute("SELECT boot, nonce, writes FROM life").fetchone()
+    return Life(incarnation, journal, boot, nonce, writes)
+
+
+def read_standing(db: sqlite3.Connection) -> Standing:
+    state, founders, *rest = db.execute("SELECT state, founders, reason, since_ms, tried FROM life").fetchone()
+    return Standing(State(state), msgspec.json.decode(founders, type=tuple[str, ...]), *rest)
+
+
+def read_records(db: sqlite3.Connection, after: str, limit: int, members: VoterSet) -> tuple[list[HeldRecord], bool]:
+    """One page in order of the keys, and whether there are more. Voters of a register that was never created: ``members``."""
+    page: list[HeldRecord] = []
+    size_bytes = 0
+    for row in db.execute(_READ_RECORDS, (after, limit + 1)):
+        repository, round_, node, attempt, version, digest, voters, accepted = row
+        size_bytes += len(accepted or "")
+        if len(page) == limit or (page and size_bytes > RECORDS_PAGE_BYTES_MAX):
+            return page, True
+        page.append(
+            HeldRecord(
+                RepoId(repository),
+                read_voters(voters) if voters is not None else members,
+                Ballot(round_, NodeId(node), attempt),
+                read_accepted(accepted) if accepted is not None else None,
+                Position(version, Digest(digest)),
+            )
+        )
+    return page, False
+
+
+def _enrol(db: sqlite3.Connection, node: NodeId, incarnation: int, life: str) -> tuple[int, str]:
+    """What is known after it: higher numbers are stored, an equal one only of the life that took it."""
+    known: tuple[int, str] | None = db.execute("SELECT incarnation, life FROM enrolled WHERE node = ?", (node,)).fetchone()
+    if incarnation <= (known[0] if known else FIRST):
+        return known or (FIRST, "")
+    db.execute("INSERT OR REPLACE INTO enrolled VALUES (?, ?, ?)", (node, incarnation, life))
+    return incarnation, life
+
+
+def _write_standing(db: sqlite3.Connection, standing: Standing, incarnation: int | None) -> None:
+    founders = msgspec.json.encode(standing.founders).decode()
+    row = (standing.state.value, founders, standing.reason, standing.since_ms, standing.tried)
+    db.execute("UPDATE life SET state = ?, founders = ?, reason = ?, since_ms = ?, tried = ?", row)
+    if incarnation is not None:
+        db.execute("UPDATE identity SET incarnation = ?", (incarnation,))
+
+
+_READ_RECORDS = """
+    SELECT repository, promised_round, promised_node, promised_attempt, version, digest, voters, accepted
+    FROM registers LEFT JOIN accepted USING (repository) WHERE repository > ? ORDER BY repository LIMIT ?"""
