@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.ports import Identity, Loaded, StorageError, TransactionRecord
+from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef
@@ -47,10 +47,12 @@ class MemoryJournal:
     ) -> None:
         """``journal`` is its uuid: two of one node are told apart by it."""
         self._identity = Identity(node, cluster, journal or f"journal-of-{node}", 1)
-        self.lives = MemoryLives(self._identity.journal, self._records, self._turn)
+        self.lives = MemoryLives(self._identity.journal, self._records, self._turn, self._forget)
         self.failure: StorageError | None = None
         self.commits = 0
         """Writes that changed something."""
+        self.damaged: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
+        """Put something in, and ``damages`` tells of it."""
         self._transactions_max = transactions_max
         self._rows: dict[RepoId, _Row] = {}
         self._sequence = 0
@@ -129,6 +131,13 @@ class MemoryJournal:
         await self._turn()
         self._written(counts=bool(len(self._deferred)))
 
+    @property
+    def damages(self) -> Sequence[JournalDamaged]:
+        return tuple(self.damaged.values())
+
+    def mended(self, damage: JournalDamaged) -> None:
+        self.damaged.pop((damage.repository, damage.part, damage.version), None)
+
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
         await asyncio.sleep(0)
         row = self._rows.get(repository) or _Row()
@@ -176,6 +185,9 @@ class MemoryJournal:
     async def close(self) -> None:
         await self.flush()
         self.lives.next_start()
+
+    def _forget(self, repository: RepoId) -> None:
+        self._rows.pop(repository, None)
 
     def _records(self) -> Iterator[tuple[RepoId, AcceptorRecord, VoterSet | None]]:
         for name, row in sorted(self._rows.items()):

@@ -17,13 +17,14 @@ Rows = Callable[[], Iterable[tuple[RepoId, AcceptorRecord, VoterSet | None]]]
 class MemoryLives:
     """``turn`` lets others in first, as a real write would, and raises what the disk says."""
 
-    def __init__(self, journal: str, rows: Rows, turn: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, journal: str, rows: Rows, turn: Callable[[], Awaitable[None]], drop: Callable[[RepoId], None]) -> None:
         self.life = Life(FIRST, journal, 1, f"{journal}, start 1", 0)
         self.standing = Standing(State.NEW)
         self.seen: Mapping[NodeId, Life] = {}
         self._enrolled: dict[NodeId, tuple[int, str]] = {}
         self._rows = rows
         self._turn = turn
+        self._drop = drop
 
     def next_start(self) -> None:
         """Another process opens the journal."""
@@ -51,8 +52,11 @@ class MemoryLives:
         await self._turn()
         self.standing = replace(self.standing, tried=max(self.standing.tried, incarnation))
 
-    async def clear_rejoining(self, incarnation: int, founders: Sequence[str], at_ms: int) -> None:
+    async def clear_rejoining(self, incarnation: int, incarnations: Incarnations, founders: Sequence[str], at_ms: int) -> None:
         await self._turn()
+        for node, number in incarnations:
+            if number > self._enrolled.get(node, (FIRST, ""))[0]:
+                self._enrolled[node] = (number, "")
         named = tuple(sorted({self.life.journal, *founders}))
         self.standing = Standing(State.MEMBER, named, since_ms=at_ms, tried=self.standing.tried)
         self.life = replace(self.life, incarnation=incarnation)
@@ -64,11 +68,16 @@ class MemoryLives:
             known = self._enrolled[node] = (incarnation, life)
         return Enrolment(incarnation > FIRST and known == (incarnation, life), known[0])
 
+    async def forget(self, repository: RepoId) -> None:
+        await self._turn()
+        self._drop(repository)
+
     async def keep_seen(self, seen: Mapping[NodeId, Life]) -> None:
         await self._turn()
         self.seen = {**self.seen, **seen}
 
     async def records(self, after: str, limit: int, members: VoterSet) -> tuple[Sequence[HeldRecord], bool]:
+        await self._turn()
         page = [
             HeldRecord(repository, voters or members, record.promised, record.accepted, record.committed)
             for repository, record, voters in self._rows()

@@ -251,7 +251,7 @@ async def test_after_a_failed_fsync_every_later_write_is_refused_with_the_reason
 
 async def test_a_bug_in_a_write_is_its_callers_and_the_writer_lives_on(journal: SqliteJournal) -> None:
     def bug(db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO refs VALUES ('o/r', 'refs/heads/x', 'half', NULL)")
+        db.execute("INSERT INTO refs VALUES ('o/r', 'refs/heads/x', 'half', NULL, 0)")
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -69,11 +69,12 @@ async def test_a_journal_is_new_until_it_is_a_members_and_the_first_reason_to_re
     journal = await open_()
     standing = journal.lives.standing
     assert (standing.state, standing.reason, standing.since_ms, standing.tried) == (State.REJOINING, "lost", 6, 3)
-    await journal.lives.clear_rejoining(3, ("a",), 8)
+    await journal.lives.clear_rejoining(3, ((B, 4),), ("a",), 8)
     journal = await open_()
     assert journal.lives.standing.state is State.MEMBER
     assert journal.lives.standing.founders == tuple(sorted(("a", journal.identity.journal)))
     assert journal.identity.incarnation == journal.lives.life.incarnation == 3
+    assert journal.lives.incarnations == ((B, 4),)  # what others had granted is known here again
 
 
 async def test_an_incarnation_is_granted_to_one_life_only(open_: Open) -> None:
