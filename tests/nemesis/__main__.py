@@ -9,13 +9,11 @@ import json
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from tests.nemesis.faults import KINDS
 from tests.nemesis.field import missing
-from tests.nemesis.run import Summary, Wish, run, write
+from tests.nemesis.run import Summary, Wish, new_folder, run, write
 
 
 def main() -> int:
@@ -34,7 +32,7 @@ def main() -> int:
         sys.stderr.write(f"{why}\n")
         return 2
     seed = options.seed if options.seed is not None else int(time.time())
-    folder = Path(tempfile.mkdtemp(prefix="nemesis-", dir="/tmp"))
+    folder = new_folder()
     wish = Wish(folder, options.minutes * 60, seed, options.faults.split(","), options.persons, options.git_users)
     began = time.monotonic()
 

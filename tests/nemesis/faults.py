@@ -222,7 +222,7 @@ async def broker_alarm(scene: Scene) -> int:
     on, off, shown = (
         (("set_vm_memory_high_watermark", "0.000001"), ("set_vm_memory_high_watermark", "0.2"), "mem_alarm")
         if memory
-        else (("set_disk_free_limit", "900TB"), ("set_disk_free_limit", "50MB"), "disk_free_alarm")
+        else (("set_disk_free_limit", "900000000000000"), ("set_disk_free_limit", "50000000"), "disk_free_alarm")
     )
     struck = 0
     try:
@@ -249,15 +249,19 @@ async def queue_delete(scene: Scene) -> int:
 
 
 async def queue_purge(scene: Scene) -> int:
-    """What waits for a node that does not read is thrown away; counts messages."""
+    """What waits for a node that does not read is thrown away; counts messages. Its connection is broken first, so that also
+    those are back in the queue which the broker had sent it."""
     number = scene.node()
     link = scene.field.network.link(f"node-{number}", BROKER)
     try:
         link.cut(Way.BACK)
         await scene.hold(2.0, 5.0)
+        await link.refuse()
+        await asyncio.sleep(0.5)
         return await asyncio.to_thread(_purge, scene.field, number)
     finally:
         link.mend()
+        await link.listen()
 
 
 def _purge(field: Field, number: int) -> int:

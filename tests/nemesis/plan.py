@@ -53,15 +53,16 @@ def deck(rng: Random, kinds: Sequence[Kind]) -> Iterator[Kind]:
 async def strike(
     hand: str, kinds: Sequence[Kind], place: Field, seed: int, until: float, tally: Tally, say: Callable[[str], None]
 ) -> None:
-    """One fault after the other, until that moment (``time.monotonic``), each mended before the next."""
+    """One fault after the other, until that moment (``time.monotonic``) and until each kind had its turn; each is mended before
+    the next."""
     mine = [kind for kind in kinds if kind.hand == hand]
     if not mine:
         return
     rng = Random(f"{seed}/hand/{hand}")
     for kind in deck(rng, mine):
-        await asyncio.sleep(rng.uniform(*PAUSE_S))
-        if time.monotonic() >= until:
+        if time.monotonic() >= until and all(tally.tried[each.name] for each in mine):
             return
+        await asyncio.sleep(rng.uniform(*PAUSE_S))
         began = time.monotonic()
         tally.tried[kind.name] += 1
         effect = await kind.act(Scene(place, Random(f"{seed}/{kind.name}/{tally.tried[kind.name]}")))

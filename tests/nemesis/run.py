@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -279,6 +280,11 @@ def _git_commit() -> str:
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or "unknown"
+
+
+def new_folder() -> Path:
+    """For the data of one run."""
+    return Path(tempfile.mkdtemp(prefix="nemesis-", dir="/tmp"))
 
 
 def write(summary: Summary, file: Path) -> None:
