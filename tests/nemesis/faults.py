@@ -29,7 +29,7 @@ from tests.nemesis.proxy import BROKER, Link, Way
 
 HOLD_S = (1.0, 5.0)
 SHORT_HOLD_S = (0.3, 4.0)
-DEATH_WAIT_S = 15.0
+DEATH_WAIT_S = 25.0
 """How long an armed node may take to come to its fault point."""
 ALARM_WAIT_S = 10.0
 
@@ -358,7 +358,7 @@ async def reset(scene: Scene) -> int:
     network = scene.field.network
     before = network.count("reset")
     for _ in range(scene.rng.randrange(3, 12)):
-        scene.rng.choice(network.links).reset()
+        scene.rng.choice([link for link in network.links if link.busy] or network.links).reset()
         await asyncio.sleep(0.2)
     return network.count("reset") - before
 

@@ -17,6 +17,9 @@ from tests.nemesis.field import Field
 PAUSE_S = (1.0, 5.0)
 """Of a hand between two faults, in which clients may find out that all is well."""
 
+EXTRA_S = 60.0
+"""How much longer a run may go on for kinds that did not strike."""
+
 
 @dataclass
 class Tally:
@@ -53,15 +56,18 @@ def deck(rng: Random, kinds: Sequence[Kind]) -> Iterator[Kind]:
 async def strike(
     hand: str, kinds: Sequence[Kind], place: Field, seed: int, until: float, tally: Tally, say: Callable[[str], None]
 ) -> None:
-    """One fault after the other, until that moment (``time.monotonic``) and until each kind had its turn; each is mended before
-    the next."""
+    """One fault after the other, each mended before the next, until that moment (``time.monotonic``); then, for a while, only those
+    that have not struck yet."""
     mine = [kind for kind in kinds if kind.hand == hand]
     if not mine:
         return
     rng = Random(f"{seed}/hand/{hand}")
     for kind in deck(rng, mine):
-        if time.monotonic() >= until and all(tally.tried[each.name] for each in mine):
-            return
+        if time.monotonic() >= until:
+            if not tally.silent(mine) or time.monotonic() >= until + EXTRA_S:
+                return
+            if tally.fired[kind.name]:
+                continue
         await asyncio.sleep(rng.uniform(*PAUSE_S))
         began = time.monotonic()
         tally.tried[kind.name] += 1

@@ -42,6 +42,11 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self.asker}→{self.asked} :{self.port} {dict(self.counts)}>"
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has connections."""
+        return bool(self._writers)
+
     # ------------------------------------------------------------ what goes wrong
 
     def cut(self, *ways: Way) -> None:
