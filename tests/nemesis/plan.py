@@ -56,8 +56,8 @@ def deck(rng: Random, kinds: Sequence[Kind]) -> Iterator[Kind]:
 async def strike(
     hand: str, kinds: Sequence[Kind], place: Field, seed: int, until: float, tally: Tally, say: Callable[[str], None]
 ) -> None:
-    """One fault after the other, each mended before the next, until that moment (``time.monotonic``); then, for a while, only those
-    that have not struck yet."""
+    """One fault after the other, each mended before the next, until that moment (``time.monotonic``); then, for a while, only
+    those that have not struck yet."""
     mine = [kind for kind in kinds if kind.hand == hand]
     if not mine:
         return

@@ -25,6 +25,8 @@ LARGE_BYTES = 150_000
 OLD_KEPT = 20
 PAUSE_S = (0.02, 0.15)
 """Between two operations of a client."""
+REFUSED_PAUSE_S = 0.3
+"""And longer after one that the cluster could not do: its answer came at once, and would again."""
 
 
 @dataclass
@@ -98,8 +100,10 @@ class Person:
     async def live(self, until: asyncio.Event) -> None:
         while not until.is_set():
             repository = self._town.visit(self._rng)
-            repository.learn(await self._act(repository))
-            await asyncio.sleep(self._rng.uniform(*PAUSE_S))
+            done = await self._act(repository)
+            repository.learn(done)
+            refused = done.outcome in (Outcome.UNSENT, Outcome.ABORTED)
+            await asyncio.sleep(self._rng.uniform(*PAUSE_S) + (REFUSED_PAUSE_S if refused else 0.0))
 
     async def _act(self, repository: Repository) -> Operation:
         rng, client, node = self._rng, self.client, self._rng.choice(self._nodes)
