@@ -149,7 +149,7 @@ class Stage:
     async def release(self, *changes: Change) -> None:
         """These are applied, or can never be."""
         at = time.monotonic() + CONDEMNED_S
-        for change, pack in ((change, pack) for change in changes for pack in change.packs):
+        for change, pack in ((each, pack) for each in changes for pack in each.packs):
             if self._strike(change, pack.sha256):
                 self._condemned[pack.sha256] = min(at, self._condemned.get(pack.sha256, at))
                 self.small.release(pack.sha256)
