@@ -1,8 +1,9 @@
 """One node of a test cluster: a disk, and while it is up two machines whose effects it performs as ``node/replica.py`` does.
 
-Writes, staging, catch-up and sends are jobs of their own; a journal runs its conditional writes one after another (``disk.py``), and
-what comes of them is fed to both machines, a commit before anything else. Reads and catch-up are ``reader.py`` and ``learner.py``.
-A node has a clock of its own, which may run fast or jump, and may be paused: then everything waits, and its clock goes on.
+Writes, staging, catch-up and sends are jobs of their own; a journal runs its conditional writes one after another
+(``disk.py``), and what comes of them is fed to both machines, a commit before anything else. Reads and catch-up are
+``reader.py`` and ``learner.py``. A node has a clock of its own, which may run fast or jump, and may be paused: then
+everything waits, and its clock goes on.
 """
 
 from collections import Counter
@@ -395,9 +396,7 @@ class Node:
             if done.entry is not None:
                 self.world.laws.committed(done.entry.change)
 
-    def _hear(
-        self, op: Op, certificate: Certificate | None, verdict: WriteVerdict, record: AcceptorRecord, then: Then
-    ) -> None:
+    def _hear(self, op: Op, certificate: Certificate | None, verdict: WriteVerdict, record: AcceptorRecord, then: Then) -> None:
         written = Written(op, verdict, record)
         life, conditions = self.life, self.world.conditions
         if conditions.fragile and conditions.crashes(self.world, self.name, written):
@@ -479,7 +478,20 @@ class Node:
     def _finished(self, reply: TransportReply) -> TransportReply:
         """What the runtime adds on the way out: a yes is signed, a promise says whether the objects are here."""
         if isinstance(reply, Vote) and reply.kind is VoteKind.YES:
-            return replace(reply, signature=sign(self.name, reply.statement.encode()))
+            signature = sign(self.name, reply.statement.encode())
+            return Vote(
+                reply.repository,
+                reply.voters,
+                reply.ballot,
+                reply.quorum,
+                reply.kind,
+                reply.position,
+                reply.committed,
+                reply.incarnation,
+                reply.none,
+                reply.reason,
+                signature,
+            )
         if isinstance(reply, Promise) and reply.accepted is not None and reply.accepted.change is not None:
             return replace(reply, staged=self.disk.holds(reply.accepted.change.packs))
         return reply

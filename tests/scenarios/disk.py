@@ -1,10 +1,11 @@
 """What survives of one simulated node, and what of that is not fsynced yet.
 
-A journal is SQLite in WAL mode with ``synchronous=FULL`` (docs/decisions/0003-journal.md): a write is in the log first, and durable
-when fsync returns. So a disk has a durable part (the attributes) and a ``tail`` of writes that were made and not fsynced. A process
-that dies loses none of it: the log is in the kernel's hands. When the power fails, any prefix of the tail may be on the disk, and the
-record behind it may be torn: its frame's checksum is wrong, and SQLite drops it with everything behind it. So a torn record is
-recognised, and is a lost one. What others are shown is always the durable part (readers of a WAL see a commit after its fsync).
+A journal is SQLite in WAL mode with ``synchronous=FULL`` (docs/decisions/0003-journal.md): a write is in the log first, and
+durable when fsync returns. So a disk has a durable part (the attributes) and a ``tail`` of writes that were made and not
+fsynced. A process that dies loses none of it: the log is in the kernel's hands. When the power fails, any prefix of the tail
+may be on the disk, and the record behind it may be torn: its frame's checksum is wrong, and SQLite drops it with everything
+behind it. So a torn record is recognised, and is a lost one. What others are shown is always the durable part (readers of a
+WAL see a commit after its fsync).
 
 Refs on the disk are a view of the journal (V6): they are written after it, without an fsync, and replayed from the last mark.
 """
@@ -96,7 +97,8 @@ class Disk:
                 self.objects.clear()
 
     def cut(self, kept: int) -> list[Pending]:
-        """The node dies: the first ``kept`` writes of the tail are on the disk after all, and returned; the others never were."""
+        """The node dies: the first ``kept`` writes of the tail are on the disk after all, and returned; the others never
+        were."""
         settled = self._settle(kept)
         self.tail = []
         return settled

@@ -1,8 +1,8 @@
 """What must hold at every step of a test cluster, whatever its world does; ``Broken`` says what did not.
 
 * One history: a version is one change everywhere, and no change is in it twice.
-* What is committed anywhere was decided before, by a coordinator that counted a quorum (C4); two changes are never decided for one
-  version, and a decided one is on a quorum of disks, fsynced, at that moment.
+* What is committed anywhere was decided before, by a coordinator that counted a quorum (C4); two changes are never decided
+  for one version, and a decided one is on a quorum of disks, fsynced, at that moment.
 * Acknowledged: on a quorum of disks at that moment, and in every voter's history at the end.
 * Aborted: never committed; no transaction is in history twice, whatever ids its tries had.
 * A record never goes back; what a node once told anybody (a promise, a yes) is on its disk after any crash of that incarnation.

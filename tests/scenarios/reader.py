@@ -1,8 +1,8 @@
 """How a test node asks a majority (R5's question), and serves linearizable reads, as ``node/reading.py`` does.
 
-Questions and answers take their time over direct HTTP, and any of them may be lost; the first answers that make a majority, the own
-one included, are the answer. A read waits until the version they name is applied here, and asks again now and then meanwhile where
-a change is only accepted: it may end as "no change".
+Questions and answers take their time over direct HTTP, and any of them may be lost; the first answers that make a majority,
+the own one included, are the answer. A read waits until the version they name is applied here, and asks again now and then
+meanwhile where a change is only accepted: it may end as "no change".
 """
 
 from collections.abc import Callable

@@ -3,8 +3,8 @@
 Whatever may go differently (``Conditions``) is asked for: delays, losses, crashes before any effect. What must hold is
 checked at every step (``Laws``). Nothing here is random, so a seed or a script is a schedule.
 
-Two pure functions are remembered, because every node asks them of the very same objects: the value after a change, and whether a
-certificate proves anything.
+Two pure functions are remembered, because every node asks them of the very same objects: the value after a change, and
+whether a certificate proves anything.
 """
 
 import heapq

@@ -1,8 +1,9 @@
 """What the world does to a simulated cluster: a network or a broker, disks, clocks and pauses, drawn from one ``Random``.
 
-Messages go through a model of the broker: what is on its way when it restarts or when a queue is purged is gone, what was delivered
-last may come again, what a stalled publisher sends leaves late, and what arrives for a node that is down waits for its next life.
-Direct HTTP (questions, history, objects) obeys the partitions only. ``calm`` ends everything; ``fired`` counts what happened.
+Messages go through a model of the broker: what is on its way when it restarts or when a queue is purged is gone, what was
+delivered last may come again, what a stalled publisher sends leaves late, and what arrives for a node that is down waits for
+its next life. Direct HTTP (questions, history, objects) obeys the partitions only. ``calm`` ends everything; ``fired`` counts
+what happened.
 """
 
 from collections import Counter, deque
@@ -251,7 +252,9 @@ class Weather(Conditions):
 
     def journal_delays(self, node: NodeId) -> tuple[float, float]:
         rng = self.rng
-        if node in self.slow and not self.calm:
+        if self.calm:
+            return 0.001 * rng.random(), 0.0
+        if node in self.slow:
             self.fired[Fault.SLOW] += 1
             return self._write_s * rng.random(), 0.5 * rng.random()
         return self._write_s * rng.random(), self._sync_s * rng.random()
