@@ -10,6 +10,7 @@ exceptions stop at the adapter; what may be raised is defined here.
     ├── StorageError                the own disk
     │   ├── DataDirectoryInUse      another process holds it
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
+    │   │   └── JournalDamaged      a row is not what was written, and which
     │   └── DiskRefused             full, or failing: nothing was promised
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
@@ -72,6 +73,43 @@ class DataDirectoryInUse(StorageError):
 
 class JournalRefused(StorageError):
     """The journal belongs to another node or cluster, is of an unknown format, or is damaged."""
+
+
+class DamagedPart(Enum):
+    """What of a journal is damaged; it decides how that is mended."""
+
+    RECORD = "record"
+    """An acceptor record: what was promised or voted for here is not known any more. Amnesia (R4)."""
+    VALUE = "value"
+    """A register's name, HEAD, voters, floor or marks: made again from history."""
+    REFS = "refs"
+    """A register's refs: made again from history."""
+    HISTORY = "history"
+    """A committed change: fetched again from a peer, proved by the digest chain."""
+    CERTIFICATE = "certificate"
+    """Fetched again from a peer, proved by its signatures."""
+    PACK = "pack"
+    """A small pack: taken from the repository, or fetched again, proved by its checksum."""
+    INDEX = "index"
+    """Who names which pack, which change holds which transaction: made again from history and the acceptor record."""
+    TRANSACTION = "transaction"
+    """A record for people: dropped; history has its outcome."""
+    DATABASE = "database"
+    """SQLite cannot make sense of its pages: nothing in it can be trusted. Amnesia (R4)."""
+
+
+class JournalDamaged(JournalRefused):
+    """A row of the journal does not have the checksum it was written with. Nothing was decided by what it says."""
+
+    def __init__(self, repository: RepoId | None, part: DamagedPart, detail: str, version: int = 0) -> None:
+        where = f" of {repository}" if repository else ""
+        at = f" at version {version}" if version else ""
+        super().__init__(f"the journal is damaged: {part.value}{where}{at}: {detail}")
+        self.repository = repository
+        self.part = part
+        self.detail = detail
+        self.version = version
+        """Of the change, where it is about one."""
 
 
 class DiskRefused(StorageError):
@@ -280,6 +318,15 @@ class Journal(Protocol):
         """How many changes this journal has committed, over all repositories; never decreases."""
         ...
 
+    @property
+    def damages(self) -> Sequence[JournalDamaged]:
+        """Rows that were found not to be what was written, by whoever read them, and that are not mended yet; bounded."""
+        ...
+
+    def mended(self, damage: JournalDamaged) -> None:
+        """It is put right, or was looked at and is not there."""
+        ...
+
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
         """Record and value; ``members`` are the voters of a register that was never created."""
         ...
@@ -414,6 +461,10 @@ class ObjectStore(Protocol):
         """Those of ``packs`` that are held in memory: what goes into the journal and into messages."""
         ...
 
+    async def read_small(self, name: str, packs: Sequence[PackRef]) -> tuple[InlinePack, ...]:
+        """Those of these small packs that are in memory or in repository ``name``, all at once: for a peer that is behind."""
+        ...
+
     async def stage_fetched(self, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
         """Download pack and index, resuming what is there: ``read(index, offset)``; verify both checksums, the pack's
         and the index's own trailers, fsync file and directory. Raises ``PackRefused`` or what ``read`` raises."""
@@ -425,6 +476,11 @@ class ObjectStore(Protocol):
 
     async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
         """V6: objects first, then refs and HEAD; idempotent. ``packs`` are the small ones from the journal."""
+        ...
+
+    async def apply_all(self, changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
+        """The same for consecutive changes at once: the objects of all, then refs and HEAD as they are ``after`` the last.
+        A deletion comes alone."""
         ...
 
     async def materialise(self, register: Register) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.ports import Identity, Loaded, StorageError, TransactionRecord
+from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef
@@ -46,6 +46,8 @@ class MemoryJournal:
         self.failure: StorageError | None = None
         self.commits = 0
         """Writes that changed something."""
+        self.damaged: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
+        """Put something in, and ``damages`` tells of it."""
         self._transactions_max = transactions_max
         self._rows: dict[RepoId, _Row] = {}
         self._sequence = 0
@@ -112,6 +114,13 @@ class MemoryJournal:
         """Write what was noted before."""
         await self._turn()
         self._written(counts=bool(len(self._deferred)))
+
+    @property
+    def damages(self) -> Sequence[JournalDamaged]:
+        return tuple(self.damaged.values())
+
+    def mended(self, damage: JournalDamaged) -> None:
+        self.damaged.pop((damage.repository, damage.part, damage.version), None)
 
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
         await asyncio.sleep(0)
