@@ -6,10 +6,11 @@ PY = .venv/bin/python
 UP_OPTIONS = $(if $(NODES),--nodes $(NODES)) $(if $(PORT),--base-port $(PORT)) $(if $(BROKER),--broker '$(BROKER)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-simulation lint format bench lock setup system clean
+.PHONY: help up down status test test-simulation test-planted test-exhaustive test-nemesis test-crash lint format bench lock setup system clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s
+", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: setup ## set up, start three nodes and a broker, prove it with a replicated push
 	@$(GITQUORUM) up --selfcheck $(UP_OPTIONS)
@@ -37,6 +38,9 @@ lint: .venv/.installed ## ruff, mypy --strict, import contracts
 format: .venv/.installed ## ruff's formatting and safe fixes
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+test-nemesis: setup ## ten minutes of faults on real nodes; MINUTES=60 SEED=1
+	$(PY) -m tests.nemesis --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## wall time of a small push, as a ratio to git http-backend
 	$(PY) bench/push.py
