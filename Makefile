@@ -9,8 +9,7 @@ UP_OPTIONS = $(if $(NODES),--nodes $(NODES)) $(if $(PORT),--base-port $(PORT)) $
 .PHONY: help up down status test test-simulation test-planted test-exhaustive test-nemesis test-crash lint format bench lock setup system clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s
-", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: setup ## set up, start three nodes and a broker, prove it with a replicated push
 	@$(GITQUORUM) up --selfcheck $(UP_OPTIONS)
