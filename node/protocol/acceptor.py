@@ -151,7 +151,7 @@ class RejoinOp:
                 return record, WriteVerdict.DIVERGENT
             accepted = self.accepted
         promised = max(record.promised, self.promised, accepted.ballot if accepted else NO_BALLOT)
-        after = replace(record, promised=promised, accepted=accepted)
+        after = AcceptorRecord(promised, accepted, record.committed)
         return after, WriteVerdict.REPEATED if after == record else WriteVerdict.DONE
 
 
