@@ -56,6 +56,7 @@ class Membership:
         drop: Callable[[str], Awaitable[None]],
         opened: Callable[[], None],
         before_clear: Callable[[], Awaitable[None]],
+        hurry: Callable[[NodeId], None],
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
     ) -> None:
         self._edges = edges
@@ -63,6 +64,7 @@ class Membership:
         self._drop = drop
         self._opened = opened
         self._before_clear = before_clear
+        self._hurry = hurry
         self._spawn = spawn
         self._lives = edges.journal.lives
         self._others = tuple(node for node in edges.config.voters.nodes if node != edges.config.me)
@@ -117,7 +119,10 @@ class Membership:
             return
         if message.standing.state is not State.NEW:  # a new journal has said nothing that could be lost
             self._seen.accept(peer, message.life)
+        before = self._heard.get(peer)
         self._heard[peer] = (message.life.journal, message.standing)
+        if isinstance(message, Ping) and (before is None or before[1].state is not message.standing.state):
+            self._hurry(peer)  # it changed sides: do not wait for the next heartbeat to count on it, or not to
         self._consider()
 
     # ------------------------------------------------------------ the start
@@ -129,8 +134,7 @@ class Membership:
         await asyncio.gather(*(self._hello(peer) for peer in self._others))
         self._asked = True
         self._consider()
-        if not self.refusal:
-            self._opened()
+        self._open()
 
     async def _hello(self, peer: NodeId) -> None:
         try:
@@ -161,8 +165,13 @@ class Membership:
         finally:
             self._deciding = False
         log.info("the cluster is founded", members=len(founders))
+        self._open()
+
+    def _open(self) -> None:
         if not self.refusal:
             self._opened()
+            for peer in self._others:
+                self._hurry(peer)  # so that it hears at once that this node can be counted on
 
     # ------------------------------------------------------------ loss
 
@@ -179,7 +188,10 @@ class Membership:
         """For good: to rejoin again would only push the other process out, and be pushed out by it."""
         self._stopped = f"{cause}; stop one of them, then start this one again"
         log.error("stopped for good", reason=self._stopped)
-        self._spawn(self._drop(self._stopped))  # type: ignore[arg-type]
+        self._spawn(self._end())
+
+    async def _end(self) -> None:
+        await self._drop(self._stopped)
 
     def lose(self, reason: str) -> None:
         """What this node has said may be lost: from here on it answers nothing, and it rejoins."""
@@ -216,9 +228,7 @@ class Membership:
         self._begin(sources)
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
-        self._rejoining = Rejoining(
-            self._edges, founders=self._founders, before_clear=self._before_clear, sources=sources
-        )
+        self._rejoining = Rejoining(self._edges, founders=self._founders, before_clear=self._before_clear, sources=sources)
         self._task = asyncio.create_task(self._run(self._rejoining))
 
     async def _run(self, rejoining: Rejoining) -> None:
@@ -230,8 +240,7 @@ class Membership:
         self._rejoined = True
         self._rejoining = self._task = None
         log.warning("rejoined", incarnation=self._lives.life.incarnation)
-        if not self.refusal:
-            self._opened()
+        self._open()
 
     def _founders(self) -> tuple[str, ...]:
         return tuple({uuid for _, standing in self._heard.values() for uuid in standing.founders})

@@ -16,6 +16,7 @@ exceptions stop at the adapter; what may be raised is defined here.
     ├── Busy                        a stated bound is reached
     ├── RepositoryAbsent            never existed, deleted, or named with other capitals
     └── ReadUnavailable             no majority answered in time
+        └── NotAMember              this node may not speak for any repository now
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -134,6 +135,10 @@ class Busy(NodeError):
 
 class ReadUnavailable(NodeError):
     """A linearizable read found no majority in time; ``local`` consistency would answer, perhaps with old data."""
+
+
+class NotAMember(ReadUnavailable):
+    """R4: this node is new, starting, rejoining or stopped: it answers nothing for any repository, not even old data."""
 
 
 # ---------------------------------------------------------------- time, chance, keys
@@ -658,6 +663,13 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+    standing: str = "member"
+    """member, new, starting, rejoining or stopped (R4)."""
+    standing_reason: str = ""
+    standing_since_ms: int = 0
+    """By this node's clock; 0 where it is not kept."""
+    waits_for: str = ""
+    """What a node that is no member waits for."""
 
 
 class Service(Protocol):

@@ -17,6 +17,7 @@ from node.protocol.acceptor import CommitOp, RejoinOp, WriteVerdict
 from node.protocol.catchup import HistoryRefused, Step
 from node.protocol.change import Change
 from node.protocol.ids import NodeId, RepoId
+from node.protocol.messages import InlinePack
 from node.protocol.register import Register
 from node.protocol.rejoin import Restore
 from node.replay import replay_one
@@ -78,9 +79,7 @@ class Restoring:
         while (version := self._register.position.version) < committed.version:
             told, packs = {committed}, self._packs
             holders = tuple(dict.fromkeys(self._peers))
-            await fetch_history(
-                edges, self._repository, self._register, holders, told, packs.hold, self._stage, self._learn
-            )
+            await fetch_history(edges, self._repository, self._register, holders, told, packs.hold, self._stage, self._learn)
             if self._register.position.version == version:
                 raise CatchUpFailed(f"no history after version {version}")
             if self._register.position.version >= self._moot_to:
@@ -116,16 +115,14 @@ class Restoring:
         edges, wanted = self._edges, self._wanted
         accepted = wanted.accepted
         change = accepted.change if accepted is not None else None
-        packs = ()
+        packs: tuple[InlinePack, ...] = ()
         if change is not None and change.base == self._register.position:
             problem = await self._packs.stage_change(change, self._peers)
             if problem and not self._lossy:
                 return problem
             packs = edges.store.inline(change.packs)
         op = RejoinOp(self._repository, wanted.promised, accepted)
-        verdict, _ = await edges.journal.write(
-            op, members=edges.config.voters, at_ms=edges.clock.wall_ms(), packs=packs
-        )
+        verdict, _ = await edges.journal.write(op, members=edges.config.voters, at_ms=edges.clock.wall_ms(), packs=packs)
         if verdict is WriteVerdict.DIVERGENT:
             return await self._set_aside("one ballot or one version has two values")
         return f"history is shorter than what was accepted on it ({verdict.value})" if verdict is WriteVerdict.MOVED else ""

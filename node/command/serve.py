@@ -73,6 +73,7 @@ async def _serve(config: Config) -> None:
         store=store,
         transport=transport,
         peers=peers,
+        rejoined=lambda incarnation: setattr(codec, "incarnation", incarnation),
     )
     direct = DirectServer(
         codec,

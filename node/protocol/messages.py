@@ -205,6 +205,7 @@ class Ping:
 
     life: Life | None = None
     seen: Life | None = None
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)
