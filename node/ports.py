@@ -28,7 +28,7 @@ from typing import Protocol
 from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef, RefUpdate
-from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId
+from node.protocol.ids import Digest, NodeId, Oid, Position, RefName, RepoId, TxnId
 from node.protocol.messages import (
     DirectReply,
     DirectRequest,
@@ -305,6 +305,51 @@ class TransactionRecord:
     """Who found or made the decision of a doubtful one, and how."""
 
 
+class JournalCare(Protocol):
+    """What the scrub and a repair ask of the journal's rows. Questions look at the disk, not at what is held in memory; what is
+    written is durable when the call returns, and is never an acceptor record."""
+
+    async def keys(self, after: str, limit: int) -> Sequence[RepoId]:
+        """Every repository that was ever heard of, in order; also deleted ones and those that were only promised."""
+        ...
+
+    async def verify(self, repository: RepoId, since: int) -> tuple[Sequence[JournalDamaged], int | None]:
+        """(what is damaged of it, the version to go on after); begins with ``since`` 0, ends with ``None``."""
+        ...
+
+    async def verify_database(self, rest_s: float) -> str:
+        """SQLite's check of the whole file, resting now and then: empty, or what it found first."""
+        ...
+
+    async def reindex(self) -> None:
+        """Make all indexes again from their tables, and drop rows under keys that nobody has."""
+        ...
+
+    async def mend_history(self, entry: HistoryEntry) -> None:
+        """A committed change at its version, proved by the caller."""
+        ...
+
+    async def mend_value(self, value: Register) -> bool:
+        """Refs, name, HEAD, voters as history says; False: history grew meanwhile."""
+        ...
+
+    async def mend_index(self, repository: RepoId) -> None:
+        """Which change holds which transaction, and who needs which pack, from history and the acceptor record."""
+        ...
+
+    async def waited_for(self, repository: RepoId) -> Sequence[PackRef]:
+        """Packs that the accepted change, or a committed one that is not yet synced, names."""
+        ...
+
+    async def mend_pack(self, pack: InlinePack) -> None: ...
+
+    async def drop_pack(self, sha256: Digest) -> None: ...
+
+    async def resume_voting(self, repository: RepoId) -> None:
+        """The replica is repaired: ``Journal.stop_voting`` undone."""
+        ...
+
+
 class Journal(Protocol):
     """The truth. One writer; writes that wait at the same moment share one transaction and one fsync (group commit).
 
@@ -317,6 +362,9 @@ class Journal(Protocol):
     def sequence(self) -> int:
         """How many changes this journal has committed, over all repositories; never decreases."""
         ...
+
+    @property
+    def care(self) -> JournalCare: ...
 
     @property
     def damages(self) -> Sequence[JournalDamaged]:
@@ -437,6 +485,24 @@ class Quarantine(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something of a repository on disk that is not what the journal says."""
+
+    part: str
+    """refs, HEAD, config, pack, index, objects, or repository (it cannot be looked at)."""
+    detail: str
+    pack: PackRef | None = None
+    """Which pack has to be fetched again, if one has."""
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.detail}"
+
+
+Spend = Callable[[int], Awaitable[None]]
+"""Told how many bytes were just read; returns when as many may be read again."""
+
+
 class ObjectStore(Protocol):
     """Bare Git repositories, quarantines, and the stage: packs of changes not yet applied, by checksum."""
 
@@ -502,6 +568,26 @@ class ObjectStore(Protocol):
 
     async def size_bytes(self, name: str) -> int:
         """Disk usage of a repository."""
+        ...
+
+    async def verify_refs(self, register: Register) -> Sequence[Finding]:
+        """Read refs, HEAD and configuration from the disk, past every cache, and compare them with ``register``."""
+        ...
+
+    async def verify_pack(self, name: str, pack: PackRef, spend: Spend) -> Finding | None:
+        """Read pack and index from the disk and compare them with their checksums."""
+        ...
+
+    async def verify_objects(self, name: str) -> Finding | None:
+        """git's own check: every ref leads to objects that are there, and the index over all packs is whole. At low priority."""
+        ...
+
+    async def mend_refs(self, register: Register) -> None:
+        """``materialise``, and the configuration."""
+        ...
+
+    async def mend_pack(self, name: str, pack: PackRef) -> None:
+        """Put a staged pack in the place of one that is damaged or missing, durably."""
         ...
 
     def free_bytes(self) -> int:
