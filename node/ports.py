@@ -527,6 +527,10 @@ class ObjectStore(Protocol):
         """Those of ``packs`` that are held in memory: what goes into the journal and into messages."""
         ...
 
+    async def read_small(self, name: str, packs: Sequence[PackRef]) -> tuple[InlinePack, ...]:
+        """Those of these small packs that are in memory or in repository ``name``, all at once: for a peer that is behind."""
+        ...
+
     async def stage_fetched(self, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
         """Download pack and index, resuming what is there: ``read(index, offset)``; verify both checksums, the pack's
         and the index's own trailers, fsync file and directory. Raises ``PackRefused`` or what ``read`` raises."""
@@ -538,6 +542,11 @@ class ObjectStore(Protocol):
 
     async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
         """V6: objects first, then refs and HEAD; idempotent. ``packs`` are the small ones from the journal."""
+        ...
+
+    async def apply_all(self, changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
+        """The same for consecutive changes at once: the objects of all, then refs and HEAD as they are ``after`` the last.
+        A deletion comes alone."""
         ...
 
     async def materialise(self, register: Register) -> None:

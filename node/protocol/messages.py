@@ -261,6 +261,8 @@ class HistoryPage:
     committed: Position
     floor: int
     """Version of the last deletion: packs of changes up to it are gone and not needed."""
+    packs: tuple[InlinePack, ...] = ()
+    """Small packs of these changes ride along, up to ``INLINE_TOTAL_BYTES_MAX``; the others are fetched one by one."""
 
 
 @dataclass(frozen=True, slots=True)
