@@ -313,6 +313,14 @@ class JournalCare(Protocol):
         """Every repository that was ever heard of, in order; also deleted ones and those that were only promised."""
         ...
 
+    async def set_aside(self, prefix: str) -> Sequence[RepoId]:
+        """Repositories whose replicas are set aside for a reason that begins so."""
+        ...
+
+    async def committed(self, repository: RepoId) -> Position:
+        """Where the acceptor record stands, whatever else is damaged. Raises ``JournalDamaged`` if that is."""
+        ...
+
     async def verify(self, repository: RepoId, since: int) -> tuple[Sequence[JournalDamaged], int | None]:
         """(what is damaged of it, the version to go on after); begins with ``since`` 0, ends with ``None``."""
         ...
@@ -446,6 +454,10 @@ class Journal(Protocol):
         ...
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None: ...
+
+    async def flush(self) -> None:
+        """Return when everything that was written or noted before is durable."""
+        ...
 
     async def keep_transaction(self, record: TransactionRecord) -> None:
         """Not urgent: no caller waits for it; bounded in number, oldest settled ones go first."""
@@ -588,15 +600,20 @@ class ObjectStore(Protocol):
         ...
 
     async def verify_objects(self, name: str) -> Finding | None:
-        """git's own check: every ref leads to objects that are there, and the index over all packs is whole. At low priority."""
+        """git's own check, at low priority: every ref leads to objects that are there, the index over all packs is whole.
+
+        Raises:
+            StorageError: git could not look; nothing is known.
+        """
         ...
 
     async def mend_refs(self, register: Register) -> None:
         """``materialise``, and the configuration."""
         ...
 
-    async def mend_pack(self, name: str, pack: PackRef) -> None:
-        """Put a staged pack in the place of one that is damaged or missing, durably."""
+    async def mend_pack(self, name: str, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
+        """Fetch a pack that is damaged or missing, whatever is staged of it here, and put it in its place, durably. Raises as
+        ``stage_fetched`` does."""
         ...
 
     def free_bytes(self) -> int:
@@ -676,6 +693,63 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What was found damaged of one repository (or of the journal's file), and what became of it. Times in milliseconds."""
+
+    repository: str
+    """Empty: the journal's file."""
+    found: tuple[str, ...]
+    actions: tuple[str, ...]
+    problem: str
+    """Why it is not repaired; empty when it is."""
+    found_at_ms: int
+    ended_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubState:
+    """What the scrub does and has done. Times in milliseconds since 1970."""
+
+    run: int
+    """Number of the pass under way, or of the last one; counted since the node started."""
+    running: bool
+    repository: str
+    """Looked at now."""
+    repositories: int
+    """Looked at in this pass."""
+    bytes_read: int
+    """In this pass, from packs."""
+    skipped: int
+    """Not looked at in this pass: something was being applied the whole time, or git could not look."""
+    begun_at_ms: int
+    ended_at_ms: int
+    """Of the last complete pass over everything; 0: none since the node started."""
+    found: int
+    """Repositories found damaged since the node started."""
+    repaired: int
+    reports: tuple[RepairReport, ...]
+    """The latest ones, newest last."""
+
+
+class Care(Protocol):
+    """What operators ask of a node about the health of what it stores (``node.scrub.Scrub``)."""
+
+    def state(self) -> ScrubState: ...
+
+    def begin(self, repository: RepoId | None) -> int:
+        """Look at one repository, or at everything, now; returns the number of that pass. Calls join one that waits."""
+        ...
+
+    async def examine(self, repository: RepoId) -> Sequence[str]:
+        """What is damaged of it; nothing is set aside or repaired."""
+        ...
+
+    async def repair(self, repository: RepoId) -> RepairReport:
+        """Look at it, and repair what is found."""
+        ...
 
 
 class Service(Protocol):

@@ -80,7 +80,7 @@ async def _serve(config: Config) -> None:
         direct_handler=runtime.serving.on_question,
         fetch_handler=runtime.serving.on_fetch,
     )
-    app = create_app(runtime.service, config, direct=direct, smart_http=SmartHttp(runtime.service, config))
+    app = create_app(runtime.service, config, direct=direct, smart_http=SmartHttp(runtime.service, config), care=runtime.care)
     try:
         await runtime.start()
         await serve_http(app, config)

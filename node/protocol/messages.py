@@ -226,6 +226,8 @@ class Status:
     accepted_change: bool
     """False for "no change", and for nothing accepted at all."""
     applied: int
+    set_aside: str = ""
+    """Why this replica neither votes nor serves reads: its answer is for people, and counts for nothing (R3)."""
 
 
 @dataclass(frozen=True, slots=True)

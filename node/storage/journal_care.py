@@ -1,6 +1,6 @@
 """``ports.JournalCare`` on SQLite: looks past every cache at the rows on the disk, and puts right what a repair has proved.
 
-Questions run in threads of their own (``asyncio.to_thread``), each with a fresh connection; writes go through the journal's writer.
+Questions run in threads of their own (``asyncio.to_thread``), each with a fresh connection; writes go through the one writer.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 
 from node.ports import JournalDamaged
 from node.protocol.change import PackRef
-from node.protocol.ids import Digest, RepoId
+from node.protocol.ids import Digest, Position, RepoId
 from node.protocol.messages import HistoryEntry, InlinePack
 from node.protocol.register import Register
 from node.storage import journal_mend as mend
@@ -29,6 +29,12 @@ class SqliteCare:
 
     async def keys(self, after: str, limit: int) -> Sequence[RepoId]:
         return await asyncio.to_thread(checks.fresh, self._path, lambda db: checks.keys(db, after, limit))
+
+    async def set_aside(self, prefix: str) -> Sequence[RepoId]:
+        return await asyncio.to_thread(checks.fresh, self._path, lambda db: checks.set_aside(db, prefix))
+
+    async def committed(self, repository: RepoId) -> Position:
+        return await asyncio.to_thread(checks.fresh, self._path, lambda db: checks.committed(db, repository))
 
     async def verify(self, repository: RepoId, since: int) -> tuple[Sequence[JournalDamaged], int | None]:
         return await asyncio.to_thread(checks.fresh, self._path, lambda db: checks.verify(db, repository, since))

@@ -1,8 +1,8 @@
 """What a repair writes to the journal: rows made again from history, or from what a peer proved. Never an acceptor record.
 
-Each function runs inside the writer's transaction. None of them decides that something may be trusted: callers bring changes whose
-digests lead to where the (whole) acceptor record stands, certificates whose signatures were verified, packs that have their
-checksums. A row whose acceptor record is damaged is not mended: that is amnesia (R4).
+Each function runs inside the writer's transaction. None of them decides that something may be trusted: callers bring changes
+whose digests lead to where the (whole) acceptor record stands, certificates whose signatures were verified, packs that have
+their checksums. A row whose acceptor record is damaged is not mended: that is amnesia (R4).
 """
 
 import sqlite3
@@ -56,7 +56,7 @@ def mend_history(db: sqlite3.Connection, entry: HistoryEntry) -> None:
 
 
 def mend_value(db: sqlite3.Connection, value: Register) -> bool:
-    """Refs, name, HEAD and voters as history says; marks fall to nothing, so the view is looked at again. False: history grew."""
+    """Refs, name, HEAD and voters as history says; marks that are not known fall to nothing. False: history grew."""
     repository = value.repository
     found, _ = read_record_row(db, repository)
     if found is None or (found[0].version, found[0].digest) != (value.position.version, value.position.digest):

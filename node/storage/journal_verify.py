@@ -1,9 +1,9 @@
 """What the scrub asks of the journal: is everything of one repository what was written? Is the file whole?
 
-Each question has a connection of its own, made for it: the pages that the writer and the readers hold in memory may be better than
-what is on the disk, and it is the disk that is asked for here. Rows are compared with their checksums, then with each other: history
-is one chain of digests that ends where the acceptor record stands, its transactions are found by their ids, the packs that are
-waited for are named. Partner: ``journal_mend.py`` puts right what is found.
+Each question has a connection of its own, made for it: the pages that the writer and the readers hold in memory may be better
+than what is on the disk, and it is the disk that is asked for here. Rows are compared with their checksums, then with each
+other: history is one chain of digests that ends where the acceptor record stands, its transactions are found by their ids, the
+packs that are waited for are named. Partner: ``journal_mend.py`` puts right what is found.
 """
 
 import sqlite3
@@ -53,6 +53,16 @@ def keys(db: sqlite3.Connection, after: str, limit: int) -> list[RepoId]:
     """Every repository that was ever heard of, also deleted ones and those that were only promised."""
     rows = db.execute("SELECT repository FROM registers WHERE repository > ? ORDER BY repository LIMIT ?", (after, limit))
     return [RepoId(repository) for (repository,) in rows]
+
+
+def set_aside(db: sqlite3.Connection, prefix: str) -> list[RepoId]:
+    rows = db.execute("SELECT repository FROM registers WHERE substr(stopped, 1, ?) = ?", (len(prefix), prefix))
+    return [RepoId(repository) for (repository,) in rows]
+
+
+def committed(db: sqlite3.Connection, repository: RepoId) -> Position:
+    found, _ = read_record_row(db, repository)
+    return Position(found[0].version, Digest(found[0].digest)) if found else ORIGIN
 
 
 def verify(db: sqlite3.Connection, repository: RepoId, since: int) -> tuple[list[JournalDamaged], int | None]:

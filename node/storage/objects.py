@@ -169,7 +169,9 @@ class DiskObjects:
             folder = self._repositories.need(register.name)
             await self._threads.finish(rewrite_index, self._git, folder)
 
-    async def mend_pack(self, name: str, pack: PackRef) -> None:
+    async def mend_pack(self, name: str, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
+        await self._threads.finish(self._stage.forget, pack)  # it may be the very file that is damaged, by another name
+        await self._stage.fetch(pack, read)
         await self._threads.finish(self._repositories.restore_pack, name, pack, self._stage.folder)
 
     def free_bytes(self) -> int:

@@ -1,10 +1,10 @@
 """A repository on disk compared with what the journal says: the scrub's eyes. It reads files, never what a process holds.
 
-Refs, ``packed-refs``, HEAD and the configuration are this program's own writing (``refs.py``), so they are compared strictly: a line
-that it would not have written is damage, even where git would shrug. A loose ref overrides its packed one, whose old value may be any
-object name: a bit flipped in a name that is overridden changes nothing, and is not found. Packs and their indexes are compared with
-the checksums that their change names, which is stronger than git's own: it knows what they should have been. What is left to git is
-whether all that the refs lead to is there, and the index over all packs.
+Refs, ``packed-refs``, HEAD and the configuration are this program's own writing (``refs.py``), so they are compared strictly:
+a line that it would not have written is damage, even where git would shrug. A loose ref overrides its packed one, whose old
+value may be any object name: a bit flipped in a name that is overridden changes nothing, and is not found. Packs and their
+indexes are compared with the checksums that their change names, which is stronger than git's own: it knows what they should
+have been. What is left to git is whether all that the refs lead to is there, and the index over all packs.
 """
 
 import os
