@@ -66,12 +66,17 @@ class Repair:
     async def mend(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> RepairReport:
         """Set aside, repair, look again, take back. Never raises for what cannot be repaired: the report says so."""
         clock = self._edges.clock
-        found = [*(f"journal: {damage.part.value}: {damage.detail}" for damage in damages), *map(str, findings)]
+        known = await self._stopped(repository) if not damages and not findings else ""
+        found = (
+            [known]
+            if known
+            else [*(f"journal: {damage.part.value}: {damage.detail}" for damage in damages), *map(str, findings)]
+        )
         begun_at_ms, actions, problem = clock.wall_ms(), list[str](), ""
         log.error("damage found", repository=repository, found=found[:SHOWN_MAX], count=len(found))
         self._edges.alarms(repository, f"damaged, being repaired: {found[0]}")
         try:
-            await self._mend(repository, damages, findings, actions)
+            await self._mend(repository, damages, findings, actions, known)
         except (NodeError, OSError) as error:
             problem = str(error) or type(error).__name__
             log.error("not repaired", repository=repository, reason=problem)
@@ -86,11 +91,12 @@ class Repair:
         damages: Sequence[JournalDamaged],
         findings: Sequence[Finding],
         actions: list[str],
+        known: str,
     ) -> None:
         if amnesia := next((damage for damage in damages if damage.part in AMNESIA), None):
             self._rejoin(str(amnesia))
             raise Unrepaired(f"{amnesia}; what this node promised is not known any more, so it has to rejoin")
-        await self._set_aside(repository, damages, findings)
+        await self._set_aside(repository, known or f"{DAMAGED}{(*damages, *findings)[0]}")
         for _ in range(ROUNDS):
             if damages:
                 await self._mend_journal(repository, damages, actions)

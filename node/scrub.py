@@ -80,12 +80,14 @@ class Scrub:
         await self._resume()
         while True:
             self._wake.clear()
-            if self._all_wanted or self._edges.clock.now() >= due_at:
-                self._all_wanted = False
-                await self._pass(None)
-                due_at = self._edges.clock.now() + interval_s
-            elif (repositories := self._due()) or self._met_by_others():
-                await self._pass(repositories)
+            try:
+                if self._all_wanted or self._edges.clock.now() >= due_at:
+                    self._all_wanted, due_at = False, self._edges.clock.now() + interval_s
+                    await self._pass(None)
+                elif (repositories := self._due()) or self._met_by_others():
+                    await self._pass(repositories)
+            except Exception:
+                log.exception("scrub failed")  # a fault of ours ends this pass, not the scrub
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()

@@ -102,6 +102,7 @@ async def test_a_replica_that_is_set_aside_neither_votes_nor_serves_and_catches_
         replica.set_aside("damaged: a test says so")
         await cluster[B].journal.stop_voting(KEY, "damaged: a test says so")
         assert (await cluster.push(A, 3, 2)).kind is OutcomeKind.COMMITTED, "A and C are a quorum"
+        await cluster.settle(2)
         with pytest.raises(ReadUnavailable):
             await cluster.read(B)
         shown = {view.node: view.state for view in await cluster[A].service.replicas(NAME)}
