@@ -67,11 +67,8 @@ class Repair:
         """Set aside, repair, look again, take back. Never raises for what cannot be repaired: the report says so."""
         clock = self._edges.clock
         known = await self._stopped(repository) if not damages and not findings else ""
-        found = (
-            [known]
-            if known
-            else [*(f"journal: {damage.part.value}: {damage.detail}" for damage in damages), *map(str, findings)]
-        )
+        seen = [*(f"journal: {damage.part.value}: {damage.detail}" for damage in damages), *map(str, findings)]
+        found = seen or [known]
         begun_at_ms, actions, problem = clock.wall_ms(), list[str](), ""
         log.error("damage found", repository=repository, found=found[:SHOWN_MAX], count=len(found))
         self._edges.alarms(repository, f"damaged, being repaired: {found[0]}")
@@ -96,7 +93,7 @@ class Repair:
         if amnesia := next((damage for damage in damages if damage.part in AMNESIA), None):
             self._rejoin(str(amnesia))
             raise Unrepaired(f"{amnesia}; what this node promised is not known any more, so it has to rejoin")
-        await self._set_aside(repository, known or f"{DAMAGED}{(*damages, *findings)[0]}")
+        await self._set_aside(repository, known or DAMAGED + str((*damages, *findings)[0]))
         for _ in range(ROUNDS):
             if damages:
                 await self._mend_journal(repository, damages, actions)
@@ -112,8 +109,12 @@ class Repair:
 
     # ------------------------------------------------------------ set aside, and back
 
-    async def _set_aside(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> None:
-        reason = f"{DAMAGED}{(*damages, *findings)[0]}"
+    async def _stopped(self, repository: RepoId) -> str:
+        """Why it was set aside earlier: the repair broke off after everything was mended."""
+        replica = self._registry.peek(repository)
+        return replica.stopped if replica else (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
+
+    async def _set_aside(self, repository: RepoId, reason: str) -> None:
         replica = self._registry.peek(repository)
         if replica is not None:
             replica.set_aside(reason)
