@@ -130,4 +130,29 @@ class CommitOp:
         return replace(record, committed=position), WriteVerdict.DONE
 
 
-Op = PromiseOp | AcceptOp | CommitOp
+@dataclass(frozen=True, slots=True)
+class RejoinOp:
+    """R4: take over what a majority remembers of a repository, after history is caught up. It lowers nothing, and no vote
+    follows from it."""
+
+    repository: RepoId
+    promised: Ballot
+    accepted: Accepted | None
+    """The record with the highest ballot."""
+
+    def on(self, record: AcceptorRecord) -> tuple[AcceptorRecord, WriteVerdict]:
+        accepted = record.accepted
+        if self.accepted is not None and self.accepted.ballot >= record.accepted_ballot:
+            if accepted is not None and self.accepted.ballot == accepted.ballot and self.accepted != accepted:
+                return record, WriteVerdict.DIVERGENT
+            if self.accepted.base.version > record.committed.version:
+                return record, WriteVerdict.MOVED
+            if self.accepted.base.version == record.committed.version and self.accepted.base != record.committed:
+                return record, WriteVerdict.DIVERGENT
+            accepted = self.accepted
+        promised = max(record.promised, self.promised, accepted.ballot if accepted else NO_BALLOT)
+        after = replace(record, promised=promised, accepted=accepted)
+        return after, WriteVerdict.REPEATED if after == record else WriteVerdict.DONE
+
+
+Op = PromiseOp | AcceptOp | CommitOp | RejoinOp

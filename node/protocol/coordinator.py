@@ -7,7 +7,8 @@ Two things live longer than a state: ``Doubt``, an own change whose outcome is n
 in time, and it is settled in the background), and ``Closing``, a decided change whose answer waits a moment to name all
 voters. Ownership lives here only: after a restart a node owns nothing and claims a higher round.
 
-    R3's and R4's places (issue "nothing is ever lost"): a claim's majority counts only members with known incarnations.
+R4: whatever it hears of newer incarnations, from the own journal, a promise or a vote, it keeps in one table. Votes and
+promises of older ones are not counted, and those counted already are dropped as long as nothing has come of them.
 """
 
 from collections.abc import Iterable
@@ -18,8 +19,20 @@ from node.protocol.certificate import Certificate
 from node.protocol.change import Change
 from node.protocol.coordinator_states import TRANSITIONS, State, Trigger
 from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, Note, Send, StageObjects, Undone, Wake, Write
-from node.protocol.events import Committed, Event, ObjectsStaged, Received, SetAside, SettleNow, Submitted, Suspected, Written
+from node.protocol.events import (
+    Committed,
+    Enrolled,
+    Event,
+    ObjectsStaged,
+    Received,
+    SetAside,
+    SettleNow,
+    Submitted,
+    Suspected,
+    Written,
+)
 from node.protocol.ids import Ballot, NodeId, Position
+from node.protocol.incarnations import FIRST, Incarnations, merged, newest
 from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refused, TransportRequest, Vote, VoteKind
 from node.protocol.outcome import OutcomeKind
 from node.protocol.promises import Promises
@@ -47,7 +60,10 @@ class Coordinator:
         quorum_rule: str = "majority",
         spread: float = 0.0,
         stopped: str = "",
+        incarnation: int = FIRST,
+        incarnations: Incarnations = (),
     ) -> None:
+        """``incarnations`` are those of other nodes that are durable here."""
         self.me = me
         self.state = State.STOPPED if stopped else State.IDLE
         self.record = record
@@ -55,6 +71,9 @@ class Coordinator:
         self._timing = timing
         self._quorum_rule = quorum_rule
         self._spread = spread
+        self._incarnation = incarnation
+        self._incarnations = incarnations
+        """The newest of each node that was ever heard of, here or in an answer."""
         self._suspected: frozenset[NodeId] = frozenset()
         self._queue: list[Pending] = []
         self._settling = False
@@ -90,6 +109,8 @@ class Coordinator:
             case SettleNow():
                 here = event.version is not None and event.version == self.register.position.version
                 self._settling = self._settling or here or self.record.in_doubt is not None
+            case Enrolled(node, incarnation):
+                self._hear_of(((node, incarnation),))
             case SetAside(reason):
                 self._set_aside(reason)
             case Suspected():
@@ -217,7 +238,7 @@ class Coordinator:
             self._note(f"promise of {sender} at {promise.ballot} is late")
         elif promise.voters != self.register.voters.digest:
             self._out.append(Alarm(f"{sender} promises for another voter set"))
-        else:
+        elif self._fresh(sender, promise.incarnation, promise.incarnations):
             self._promises.add(sender, promise)
             if len(self._promises) >= self.register.voters.majority:
                 self._learn(now)
@@ -279,15 +300,37 @@ class Coordinator:
             case _:
                 pass
 
+    def _fresh(self, sender: NodeId, incarnation: int, table: Incarnations) -> bool:
+        """R4: whether an answer of ``sender`` may be counted at all; what it knows of others is heard first."""
+        self._hear_of(merged(table, ((sender, incarnation),)))
+        known = newest(self._incarnations, sender)
+        if incarnation < known:
+            self._note(f"{sender} answers in incarnation {incarnation}, {known} is known")
+        return incarnation >= known
+
+    def _hear_of(self, table: Incarnations) -> None:
+        """R4: a newer incarnation of a node is known now; what older lives answered is not counted any more."""
+        known = merged(self._incarnations, table)
+        if known == self._incarnations:
+            return
+        self._incarnations = known
+        if self.state is State.CLAIMING:
+            self._promises.drop_older(known)
+        if self._proposal is not None and self.state in (State.PREPARING, State.ABORTING):
+            self._proposal.drop_older(self.me, self._incarnation, known)
+
     def _on_vote(self, sender: NodeId, vote: Vote, now: float) -> None:
         for closing in self._closings:
-            if vote.ballot == closing.proposal.ballot and vote.kind is VoteKind.YES:
+            newer = vote.incarnation >= newest(self._incarnations, sender)
+            if vote.ballot == closing.proposal.ballot and vote.kind is VoteKind.YES and newer:
                 closing.proposal.yes[sender] = vote
         proposal = self._proposal
         if proposal is None or vote.ballot != proposal.ballot or vote.none != (proposal.change is None):
             self._note(f"vote of {sender} at {vote.ballot} is late")
         elif vote.voters != self.register.voters.digest:
             self._out.append(Alarm(f"{sender} votes for another voter set"))
+        elif not self._fresh(sender, vote.incarnation, vote.incarnations):
+            pass
         elif vote.kind is VoteKind.YES:
             if vote.position != proposal.position or vote.quorum != proposal.quorum:
                 self._out.append(Alarm(f"{sender} voted for something else at {vote.ballot}"))
@@ -383,7 +426,18 @@ class Coordinator:
             self._pause(now)
             return
         voters, record = self.register.voters, event.record
-        own = Promise(self.register.repository, voters.digest, self._ballot, 0, record.accepted, record.committed, staged=True)
+        own = Promise(
+            self.register.repository,
+            voters.digest,
+            self._ballot,
+            self._incarnation,
+            record.accepted,
+            record.committed,
+            staged=True,
+        )
+        if newest(self._incarnations, self.me) > self._incarnation:
+            self._pause(now)  # somebody took a newer incarnation of this very node: nothing said here counts any more
+            return
         self._promises.add(self.me, own)
         if voters.majority == 1:
             self._learn(now)
@@ -408,7 +462,8 @@ class Coordinator:
                 self._doubt = None
             self._pause(now)
             return
-        proposal.yes[self.me] = None
+        if newest(self._incarnations, self.me) <= self._incarnation:
+            proposal.yes[self.me] = None
         self._move(Trigger.ACCEPTED_NONE if proposal.change is None else Trigger.ACCEPTED_CHANGE)
         self._send(proposal, self._live_peers, now)
         self._count(now)

@@ -6,14 +6,16 @@ became of it. So a prepare that was overtaken by a claim while it waited for obj
 
 It refuses to know clocks, disks, sockets and keys. Its partner is ``node/runtime.py``, which performs the effects in order.
 
-    R4's place (issue "nothing is ever lost"): a rejoining node has no ``Voter`` at all until its mark is cleared.
+R4: every promise and vote carries the table of incarnations that are durable here. A rejoining node has no ``Voter`` at all
+until its mark is cleared (``rejoin.py``).
 """
 
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
 from node.protocol.change import Change
 from node.protocol.effects import Alarm, CatchUp, Discard, Effect, Reply, Settle, StageObjects, Undone, Wake, Witness, Write
-from node.protocol.events import Committed, Event, ObjectsStaged, Requested, SetAside, Suspected, Written
+from node.protocol.events import Committed, Enrolled, Event, ObjectsStaged, Requested, SetAside, Suspected, Written
 from node.protocol.ids import Ballot, Digest, NodeId, Position
+from node.protocol.incarnations import Incarnations, merged
 from node.protocol.messages import (
     Abort,
     Acknowledged,
@@ -50,12 +52,15 @@ class Voter:
         now: float,
         spread: float = 0.0,
         stopped: str = "",
+        incarnations: Incarnations = (),
     ) -> None:
+        """``incarnations`` are those of other nodes that are durable here."""
         self.me = me
         self.record = record
         self.register = register
         self.stopped = stopped
         self._incarnation = incarnation
+        self._incarnations = incarnations
         self._timing = timing
         self._spread = spread
         self._sessions: dict[int, Session] = {}
@@ -81,6 +86,8 @@ class Voter:
                 self._on_committed(event, now)
             case ObjectsStaged():
                 self._on_staged(event, now)
+            case Enrolled(node, incarnation):
+                self._incarnations = merged(self._incarnations, ((node, incarnation),))
             case SetAside(reason):
                 self.stopped = self.stopped or reason
                 for session in list(self._sessions.values()):
@@ -383,6 +390,7 @@ class Voter:
                 record.accepted,
                 record.committed,
                 staged=False,
+                incarnations=self._incarnations,
             ),
         )
 
@@ -406,6 +414,7 @@ class Voter:
                 self._incarnation,
                 none,
                 reason,
+                incarnations=self._incarnations,
             ),
         )
 
