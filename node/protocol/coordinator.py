@@ -37,7 +37,7 @@ from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refus
 from node.protocol.outcome import OutcomeKind
 from node.protocol.promises import Promises
 from node.protocol.proposal import Closing, Doubt, Kind, Proposal, outcome, refusal, shortfall
-from node.protocol.quorum import Verdict
+from node.protocol.quorum import Verdict, VoterSet
 from node.protocol.register import Register, preferred
 from node.protocol.timing import Timing
 
@@ -91,6 +91,7 @@ class Coordinator:
         self._doubt: Doubt | None = None
         self._closings: list[Closing] = []
         self._out: list[Effect] = []
+        self._others: tuple[VoterSet, list[NodeId]] = (register.voters, [n for n in register.voters.nodes if n != me])
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what to do, in order."""
@@ -145,7 +146,10 @@ class Coordinator:
 
     @property
     def _peers(self) -> list[NodeId]:
-        return [node for node in self.register.voters.nodes if node != self.me]
+        voters = self.register.voters
+        if self._others[0] is not voters:
+            self._others = (voters, [node for node in voters.nodes if node != self.me])
+        return self._others[1]
 
     @property
     def _live_peers(self) -> list[NodeId]:
@@ -546,9 +550,10 @@ class Coordinator:
     def _on_time(self, now: float) -> None:
         self._close(now)
         self._expire(now)
-        claim_over = now >= self._claim_deadline_at + (self._timing.prepare_s if self.state is State.LEARNING else 0.0)
-        if self.state in (State.CLAIMING, State.LEARNING) and claim_over:
-            self._pause(now)
+        if self.state in (State.CLAIMING, State.LEARNING):
+            grace_s = self._timing.prepare_s if self.state is State.LEARNING else 0.0
+            if now >= self._claim_deadline_at + grace_s:
+                self._pause(now)
         if self.state is State.CLAIMING and self.me in self._promises and now >= self._claim_resend_at:
             self._send_claim(now)
         proposal = self._proposal
@@ -572,6 +577,8 @@ class Coordinator:
 
     def _close(self, now: float) -> None:
         """Answer what is decided: as soon as every live voter has said yes, or the moment of grace is over."""
+        if not self._closings:
+            return
         still: list[Closing] = []
         for closing in self._closings:
             awaited = set(self._live_peers) - set(closing.proposal.yes) - set(closing.proposal.noes)
@@ -584,10 +591,11 @@ class Coordinator:
 
     def _expire(self, now: float) -> None:
         """Nobody waits longer than the deadline: what was never sent is refused, what may yet appear is ``unknown``."""
-        late = [pending for pending in self._queue if now >= pending.submitted.deadline_at]
-        self._queue = [pending for pending in self._queue if now < pending.submitted.deadline_at]
-        for pending in late:
-            self._refuse(pending, self._why_waiting())
+        if self._queue:
+            late = [pending for pending in self._queue if now >= pending.submitted.deadline_at]
+            self._queue = [pending for pending in self._queue if now < pending.submitted.deadline_at]
+            for pending in late:
+                self._refuse(pending, self._why_waiting())
         doubt = self._doubt
         if doubt is None:
             return

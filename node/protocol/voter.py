@@ -156,6 +156,8 @@ class Voter:
         return self._held.get((claim.round, claim.node), self._accepted_at + self._timing.hold_s)
 
     def _release_held(self, now: float) -> None:
+        if not self._sessions:
+            return
         for session in self._in_phase(Phase.HELD):
             if self.stopped:
                 self._refuse(session, f"not voting: {self.stopped}")
@@ -322,16 +324,19 @@ class Voter:
 
     def _on_time(self, now: float) -> None:
         """Deadlines: whoever still waits is told ``lagging``, held claims go on, a doubt that lasts is settled (R1)."""
+        doubts = not self.stopped and self.record.in_doubt is not None
+        if not doubts and not self._sessions:
+            return
         self._release_held(now)
         for session in list(self._sessions.values()):
             if now >= session.deadline_at and session.phase not in (Phase.HELD, Phase.PROMISING):
                 self._too_late(session, f"still {session.phase.value} at the deadline")
-        if self.record.in_doubt is not None and now >= self._settle_at and not self.stopped:
+        if doubts and now >= self._settle_at:
             self._settle_at = self._next_settle(now)
             self._out.append(Settle())
         waiting = [session for session in self._sessions.values() if session.phase is not Phase.PROMISING]
         wishes = [session.held_until if session.phase is Phase.HELD else session.deadline_at for session in waiting]
-        if self.record.in_doubt is not None and not self.stopped:
+        if doubts:
             wishes.append(self._settle_at)
         if wishes:
             self._out.append(Wake(min(wishes)))
