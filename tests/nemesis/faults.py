@@ -61,7 +61,7 @@ class Kind:
     needs: str = ""
     """``disks`` or ``clocks`` of the field."""
     times: int = 2
-    """How often it is in a deck: less often where it stops all writes for long (a broker takes up to half a minute to start)."""
+    """How often it is in a deck: less often where it stops all writes for long (a broker may take half a minute to start)."""
 
 
 # ---------------------------------------------------------------- nodes
