@@ -29,10 +29,13 @@ from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef, RefUpdate
 from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId
+from node.protocol.incarnations import Incarnations
 from node.protocol.messages import (
     DirectReply,
     DirectRequest,
+    Enrolment,
     Fetch,
+    HeldRecord,
     HistoryEntry,
     InlinePack,
     Summary,
@@ -43,6 +46,7 @@ from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
 from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
+from node.protocol.standing import Life, Standing
 
 # ---------------------------------------------------------------- errors
 
@@ -305,13 +309,72 @@ class TransactionRecord:
     """Who found or made the decision of a doubtful one, and how."""
 
 
+class Lives(Protocol):
+    """R4: whose life a journal is, what it is worth, and which lives of the other nodes it knows. Everything is durable when
+    the call returns; the attributes show durable things only."""
+
+    @property
+    def life(self) -> Life:
+        """Where this journal stands now."""
+        ...
+
+    @property
+    def standing(self) -> Standing: ...
+
+    @property
+    def incarnations(self) -> Incarnations:
+        """Newer incarnations of other nodes, granted by this one."""
+        ...
+
+    @property
+    def seen(self) -> Mapping[NodeId, Life]:
+        """The newest life of each other node, as of the last ``keep_seen``."""
+        ...
+
+    async def found(self, founders: Sequence[str], at_ms: int) -> None:
+        """A new journal becomes a member's."""
+        ...
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        """The first reason is kept; a mark that stands stays as it is."""
+        ...
+
+    async def keep_attempt(self, incarnation: int) -> None:
+        """This incarnation is going to be asked for: the next attempt asks for a higher one."""
+        ...
+
+    async def clear_rejoining(self, incarnation: int, incarnations: Incarnations, founders: Sequence[str], at_ms: int) -> None:
+        """Everything is learned again: a member's journal from now on, in that incarnation, knowing the others' as well as
+        the members that it was learned from."""
+        ...
+
+    async def forget(self, repository: RepoId) -> None:
+        """Drop all rows of a repository whose record cannot be read; only while the mark stands, to learn it again."""
+        ...
+
+    async def enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
+        """Store a newer incarnation of ``node``; the same of the same life again is granted again."""
+        ...
+
+    async def keep_seen(self, seen: Mapping[NodeId, Life]) -> None: ...
+
+    async def records(self, after: str, limit: int, members: VoterSet) -> tuple[Sequence[HeldRecord], bool]:
+        """A page of acceptor records in order of their repositories, also of those only promised; whether there are more.
+        ``members`` are the voters of a register that was never created."""
+        ...
+
+
 class Journal(Protocol):
     """The truth. One writer; writes that wait at the same moment share one transaction and one fsync (group commit).
 
     Every method may raise ``StorageError``; after a failed fsync all later writes are refused.
     """
 
-    identity: Identity
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def lives(self) -> Lives: ...
 
     @property
     def sequence(self) -> int:
@@ -347,6 +410,11 @@ class Journal(Protocol):
 
     async def stop_voting(self, repository: RepoId, reason: str) -> None:
         """Remember an alarm: this replica does not vote until it is repaired."""
+        ...
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        """Nothing in this journal may be trusted to be all that was written: learn it again from the others (R4). The node
+        that runs on it must be told too: ``runtime.Runtime.rejoin``."""
         ...
 
     async def add_certificate(self, certificate: Certificate) -> None:

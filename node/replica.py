@@ -49,6 +49,7 @@ from node.protocol.effects import (
 )
 from node.protocol.events import (
     Committed,
+    Enrolled,
     Event,
     ObjectsStaged,
     Received,
@@ -104,6 +105,7 @@ class Replica:
             now=now,
             spread=edges.entropy.uniform(1.0),
             stopped=loaded.stopped,
+            incarnations=edges.journal.lives.incarnations,
         )
         self.coordinator = Coordinator(
             config.me,
@@ -113,6 +115,8 @@ class Replica:
             quorum_rule=config.quorum,
             spread=edges.entropy.uniform(1.0),
             stopped=loaded.stopped,
+            incarnation=edges.journal.identity.incarnation,
+            incarnations=edges.journal.lives.incarnations,
         )
         self._requests: dict[int, asyncio.Future[TransportReply]] = {}
         self._request_count = 0
@@ -163,6 +167,7 @@ class Replica:
             record.accepted.base if record.accepted else record.committed,
             record.accepted is not None and record.accepted.change is not None,
             self.applied,
+            self._edges.journal.lives.incarnations,
         )
 
     async def request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
@@ -197,6 +202,10 @@ class Replica:
         """The failure detector's opinion changed."""
         self._feed(self.voter, Suspected(nodes))
         self._feed(self.coordinator, Suspected(nodes))
+
+    def enrolled(self, node: NodeId, incarnation: int) -> None:
+        """R4: a newer incarnation of a node is durable here; told before that node is answered."""
+        self._feed_both(Enrolled(node, incarnation))
 
     def settle(self, version: int) -> None:
         """R5: a reader saw, somewhere, a change accepted on this committed version that stays in doubt."""

@@ -5,6 +5,7 @@ This file is the front: it turns the port's questions and writes into work for t
     journal_rows.py    rows and their checksums
     journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
     group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
+    journal_lives.py   whose life it is, who rejoined
     deferred.py        what waits for somebody else's fsync   lock.py            one process per data directory
 
 Durable when the call returns: ``write`` and ``stop_voting``. Durable soon (``LINGER_S``, or with the next write), and visible
@@ -32,6 +33,7 @@ from node.storage import journal_reads as reads
 from node.storage.deferred import Deferred, Notes
 from node.storage.group_commit import LINGER_S, WAITING_MAX, GroupCommit
 from node.storage.journal_codec import to_text
+from node.storage.journal_lives import SqliteLives
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database
 from node.storage.journal_writes import OpWrite, keep_notes, stop_voting, trim_transactions
 from node.storage.lock import DataDirectoryLock
@@ -58,8 +60,9 @@ class SqliteJournal:
         linger_s: float,
         transactions_max: int,
     ) -> None:
-        self.identity = identity
+        self._identity = identity
         self._lock = lock
+        self.lives = SqliteLives(identity.journal, connection)
         self._sequence = reads.sequence(connection)
         self._transactions_max = transactions_max
         self._kept = transactions_max  # since the last trim: so that the first notes are followed by one
@@ -70,6 +73,7 @@ class SqliteJournal:
         self._writer = GroupCommit(
             connection, self._deferred, self._keep, self._committed, waiting_max=waiting_max, linger_s=linger_s
         )
+        self.lives.begin(self._writer.submit, self._reads.run)
 
     @classmethod
     def open(
@@ -106,6 +110,10 @@ class SqliteJournal:
         )
 
     @property
+    def identity(self) -> Identity:
+        return replace(self._identity, incarnation=self.lives.life.incarnation)
+
+    @property
     def sequence(self) -> int:
         return self._sequence
 
@@ -133,7 +141,10 @@ class SqliteJournal:
 
         def work(db: sqlite3.Connection) -> tuple[WriteVerdict, AcceptorRecord]:
             self._grown = self._grown or isinstance(op, CommitOp)
-            return request.perform(db)
+            answer = request.perform(db)
+            if answer[0] is WriteVerdict.DONE:
+                self.lives.count(db)
+            return answer
 
         with self._noticed():
             return await self._writer.submit(work, request.size_bytes)
@@ -141,6 +152,9 @@ class SqliteJournal:
     async def stop_voting(self, repository: RepoId, reason: str) -> None:
         with self._noticed():
             await self._writer.submit(lambda db: stop_voting(db, repository, reason))
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        await self.lives.mark_rejoining(reason, at_ms)
 
     async def add_certificate(self, certificate: Certificate) -> None:
         to_text(certificate)
@@ -243,6 +257,7 @@ class SqliteJournal:
             self._damages[error.repository, error.part, error.version] = error
 
     def _committed(self, db: sqlite3.Connection) -> None:
+        self.lives.committed(db)
         if self._grown:
             self._sequence, self._grown = reads.sequence(db), False
 

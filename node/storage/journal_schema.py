@@ -15,12 +15,13 @@ from uuid import uuid4
 
 from node.ports import DamagedPart, Identity, JournalDamaged, JournalRefused, StorageError
 from node.protocol.ids import NodeId
+from node.storage import journal_lives
 from node.storage.journal_errors import DAMAGE, primary_code, storage_error
 from node.storage.journal_rows import row_sum
 
 FOLDER_NAME = ".journal"
 FILE_NAME = "journal.sqlite"
-SCHEMA = 2
+SCHEMA = 3
 BUSY_TIMEOUT_S = 5.0
 CHECKPOINT_PAGES = 4000
 """16 MiB of log before it is copied back: SQLite's 1,000 puts the two extra fsyncs of a checkpoint on more pushes."""
@@ -108,6 +109,7 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
         raise storage_error(error) from error
     try:
         identity = _open(connection, node, cluster)
+        journal_lives.count_start(connection)
         for directory in (folder, data_dir, data_dir.parent):
             sync_directory(directory)
     except sqlite3.Error as error:
@@ -176,6 +178,7 @@ def _create(connection: sqlite3.Connection, node: NodeId, cluster: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in TABLES.split(";\n"):
         connection.execute(statement)
+    journal_lives.create(connection)
     row = (SCHEMA, str(node), cluster, str(uuid4()), 1)
     connection.execute("INSERT INTO identity VALUES (1, ?, ?, ?, ?, ?, ?)", (*row, row_sum("identity", *row)))
     connection.execute("COMMIT")

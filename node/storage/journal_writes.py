@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from node.ports import JournalDamaged, StorageError
-from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
+from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, ChangeKind, RefUpdate
 from node.protocol.ids import Digest, Position, RefName, RepoId
@@ -65,7 +65,7 @@ class OpWrite:
         moved = _moved(row or RegisterRow(self.op.repository), after)
         if isinstance(self.op, CommitOp):
             write_row(db, self._commit(db, self.op.change, moved))
-        elif isinstance(self.op, AcceptOp):
+        elif isinstance(self.op, AcceptOp | RejoinOp) and after.accepted is not before.accepted:
             write_row(db, _store_accepted(db, moved, before, after, self.packs))
         else:
             write_row(db, moved)

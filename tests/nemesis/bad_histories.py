@@ -52,7 +52,7 @@ def _operation(number: int, match: re.Match[str]) -> Operation:
     reads = kind in (Kind.READ, Kind.LOCAL_READ)
     version = next((int(word[1:]) for word in answer if re.fullmatch(r"v\d+", word)), None)
     said = [word for word in answer if not re.fullmatch(r"v\d+", word)]
-    value = None if said == ["gone"] else refs(tuple(word.split(":")) for word in said) if reads else None  # type: ignore[misc]
+    value = None if said == ["gone"] else refs(tuple(word.split(":")) for word in said) if reads else None
     return Operation(
         number=number,
         client=match["client"],
