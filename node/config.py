@@ -147,6 +147,13 @@ class Config(BaseSettings):
         default=8 * 1024**2, ge=1024, description="How fast the scrub reads packs from the disk, at the most."
     )
 
+    drill_token: str | None = Field(
+        default=None,
+        min_length=16,
+        repr=False,
+        description="For staging: who names this secret may cut the node off from its peers for a minute at most (gitquorum "
+        "drill does); without it nobody may.",
+    )
     fault_points: tuple[FaultPoint, ...] = Field(
         default=(), description="For tests: where this process shall die; see node/faults.py."
     )
