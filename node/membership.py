@@ -14,12 +14,12 @@ the other is told of, and so on. A process that has rejoined once and is told ag
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 from node.edges import Edges
-from node.ports import StorageError, TransportError
+from node.ports import RejoinRefused, StorageError, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Ping, Pong
 from node.protocol.standing import Found, Life, Lost, Standing, State, founding
@@ -38,8 +38,7 @@ MARK_PAUSE_S = 1.0
 class View:
     """For /health."""
 
-    standing: str
-    """member, new, rejoining, stopped or starting."""
+    standing: Literal["member", "new", "starting", "rejoining", "stopped"]
     reason: str = ""
     since_ms: int = 0
     waits_for: str = ""
@@ -214,12 +213,34 @@ class Membership:
         self._losing = ""
         self._begin(None)
 
+    def plan(self, sources: frozenset[NodeId], *, accept_loss: bool) -> str:
+        """``ports.Rejoins``: what an operator's word would do."""
+        me, state = self._edges.config.me, self._lives.standing.state
+        if self._stopped:
+            raise RejoinRefused(self._stopped)
+        if state is State.MEMBER and not self._losing:
+            raise RejoinRefused("this node is a member and has lost nothing; there is nothing to take")
+        if strangers := sources - set(self._others):
+            raise RejoinRefused(f"{', '.join(sorted(strangers))} is no other member of this cluster")
+        majority, voters = self._edges.config.voters.majority, len(self._edges.config.voters.nodes)
+        if len(sources) >= majority:
+            raise RejoinRefused("these are a majority: the node rejoins from them by itself as soon as they answer")
+        if not accept_loss:
+            raise RejoinRefused(
+                f"{len(sources)} of {voters} members are no majority ({majority}): acknowledged pushes that only others hold "
+                "would be lost for good; if they are gone for good, say so with --accept-loss"
+            )
+        taken = f"what {', '.join(sorted(sources))} holds is taken for everything" if sources else "it starts with nothing"
+        return f"{me} becomes a member again in a new incarnation; {taken}; whatever only other nodes held is lost"
+
     async def take(self, sources: frozenset[NodeId]) -> None:
         """An operator's word: learn what is left from these members, however few, and accept the loss of the rest.
 
         Raises:
-            StorageError: the mark could not be written.
+            RejoinRefused, StorageError: the mark could not be written.
         """
+        self.plan(sources, accept_loss=True)
+        log.warning("an operator decides what a rejoining node takes", sources=sorted(sources))
         if self._lives.standing.state is not State.REJOINING:
             await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
         if self._task is not None:

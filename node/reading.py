@@ -123,7 +123,7 @@ class Reader:
             answer = await self._peers.ask(peer, Query(replica.repository), timeout_s=ASK_TIMEOUT_S)
         except TransportError:
             return None
-        if not isinstance(answer, Status) or answer.repository != replica.repository:
+        if not isinstance(answer, Status) or answer.repository != replica.repository or answer.set_aside:
             return None
         return answer if self._lives(peer, answer.life) else None
 

@@ -47,6 +47,11 @@ class Registry:
             loading.add_done_callback(lambda _: self._loading.pop(repository, None))
         return await asyncio.shield(loading)
 
+    @property
+    def open(self) -> bool:
+        """Whether this node speaks for repositories at all now."""
+        return not self._refusal()
+
     def check(self) -> None:
         """Raises ``NotAMember``."""
         if refusal := self._refusal():
@@ -57,6 +62,18 @@ class Registry:
         replicas = list(self._replicas.values())
         self._replicas.clear()
         await asyncio.gather(*(replica.close(reason) for replica in replicas))
+
+    def peek(self, repository: RepoId) -> Replica | None:
+        """The one in memory, if there is one."""
+        return self._replicas.get(repository)
+
+    async def reload(self, repository: RepoId) -> Replica:
+        """Forget what is in memory, and load it again from the journal: its replica was repaired."""
+        old = self._replicas.pop(repository, None)
+        if old is not None:
+            await old.close()
+        await self._journal.flush()  # what it was writing is written
+        return await self.get(repository)
 
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         """The failure detector's opinion changed."""

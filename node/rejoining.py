@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from node.edges import Edges
-from node.ports import StorageError, TransportError
+from node.ports import DamagedPart, StorageError, TransportError
 from node.protocol.effects import Note, Wake
 from node.protocol.events import Tick
 from node.protocol.ids import NodeId
@@ -144,6 +144,10 @@ class Rejoining:
     async def _clear(self, effect: Clear) -> None:
         edges, problem = self._edges, ""
         try:
+            for damage in list(edges.journal.damages):
+                if damage.repository is not None and damage.part is DamagedPart.RECORD:  # nobody else remembers it
+                    await edges.journal.lives.forget(damage.repository)
+                    edges.journal.mended(damage)
             await self._before_clear()
             await edges.journal.lives.clear_rejoining(
                 effect.incarnation, effect.incarnations, self._founders(), edges.clock.wall_ms()

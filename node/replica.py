@@ -81,6 +81,8 @@ from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
 from node.protocol.voter import Voter
 
+STOPPED_SHOWN_MAX = 500
+
 log = structlog.get_logger()
 
 STOPPING = "this node is stopping"
@@ -175,8 +177,9 @@ class Replica:
             record.accepted.base if record.accepted else record.committed,
             record.accepted is not None and record.accepted.change is not None,
             self.applied,
-            self._edges.journal.lives.incarnations,
-            self._edges.journal.lives.life,
+            incarnations=self._edges.journal.lives.incarnations,
+            life=self._edges.journal.lives.life,
+            set_aside=self.stopped[:STOPPED_SHOWN_MAX],
         )
 
     async def request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
@@ -206,6 +209,15 @@ class Replica:
             raise
         self._feed(self.coordinator, submitted)
         return await asyncio.shield(future)
+
+    def set_aside(self, reason: str) -> None:
+        """No votes and no reads, until it is repaired and loaded again."""
+        self._not_applied(reason)
+
+    @property
+    def applying(self) -> bool:
+        """Whether the disk may be ahead of ``applied``."""
+        return self._applier.busy
 
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         """The failure detector's opinion changed."""

@@ -14,6 +14,7 @@ import structlog
 
 from node.config import Config
 from node.edges import Edges
+from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
@@ -25,7 +26,9 @@ from node.protocol.standing import State
 from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
+from node.repair import Repair
 from node.replay import replay
+from node.scrub import Scrub
 from node.seen import SeenLives
 from node.serving import Serving
 from node.staging import Staging
@@ -115,6 +118,8 @@ class Runtime:
             spawn=self._spawn,
         )
         self._registry = Registry(edges, journal, config.voters, lambda: self.membership.refusal)
+        examiner = Examiner(edges, self._registry)
+        self.care = Scrub(edges, self._registry, examiner, Repair(edges, self._registry, examiner, self._on_amnesia))
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
@@ -145,6 +150,7 @@ class Runtime:
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
         self._spawn(self._seen.run())
+        self._spawn(self.care.run())
         await self.membership.start()
         self._ready = True
         identity = self._journal.identity
@@ -252,7 +258,16 @@ class Runtime:
         self.membership.met(peer, pong)
         self._follower.on_pong(peer, pong)
 
+    def _on_amnesia(self, reason: str) -> None:
+        """What this node promised is not known any more: it learns it again from the others (R4)."""
+        log.error("acceptor record lost", reason=reason)
+        self.rejoin(reason)
+
     def _on_alarm(self, repository: RepoId, reason: str) -> None:
+        """An empty reason: it is well again."""
+        if not reason:
+            self._alarms.pop(repository, None)
+            return
         self._alarms[repository] = reason
         while len(self._alarms) > ALARMS_MAX:
             self._alarms.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Nodes that lose their journal, all of it or its end, or have a double (R4): noticed, fenced, learned again, with no operator."""
+"""Nodes that lose their journal, all of it or its end, or have a double (R4): noticed, fenced, learned again, no operator."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from node.protocol.ids import NodeId
 from node.protocol.messages import AcceptorRecords, Commit, Enrol, Prepare, Vote
 from node.protocol.outcome import OutcomeKind
 from node.protocol.standing import State
-from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated, until
+from tests.unit.runtime_kit import A, B, C, Cluster, simulated, until
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
 
@@ -258,4 +258,3 @@ async def test_enrolment_is_refused_by_who_is_no_member() -> None:
         cluster[B].runtime.rejoin("its journal is damaged")
         with pytest.raises(NotAMember):
             await cluster[B].runtime.serving.on_question(C, Enrol(2, "life"))
-
