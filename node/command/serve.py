@@ -98,7 +98,6 @@ async def _serve(config: Config) -> None:
         care=runtime.care,
         rejoins=runtime.membership,
     )
-    )
     try:
         await runtime.start()
         await serve_http(app, config)
