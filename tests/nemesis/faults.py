@@ -32,6 +32,8 @@ SHORT_HOLD_S = (0.3, 4.0)
 DEATH_WAIT_S = 25.0
 """How long an armed node may take to come to its fault point."""
 ALARM_WAIT_S = 10.0
+REJOIN_TIMEOUT_S = 180.0
+"""For as long as the other hand may cut it off from a majority, and what it has to learn."""
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Kind:
     hand: str
     act: Act
     needs: str = ""
-    """``disks`` or ``clocks`` of the field."""
+    """``disks``, ``clocks`` or ``rejoining`` of the field."""
     times: int = 2
     """How often it is in a deck: less often where it stops all writes for long (a broker may take half a minute to start)."""
 
@@ -180,6 +182,47 @@ async def _offset_shown(field: Field, number: int, offset_s: int) -> int:
         return 0
     shown_s = (datetime.fromisoformat(health["timestamp"]) - datetime.now(UTC)).total_seconds()
     return int(abs(shown_s - offset_s) < 10)
+
+
+async def wipe(scene: Scene) -> int:
+    """A node loses everything on its disk and comes back: it must learn that, and rejoin, before it is worth a vote."""
+    number = scene.node()
+    before = await scene.field.incarnation(number)
+    await scene.field.kill(number)
+    await asyncio.to_thread(scene.field.wipe, number)
+    await scene.hold(0.0, 3.0)
+    return await _rejoined(scene, number, before)
+
+
+async def restore(scene: Scene) -> int:
+    """A node comes back with what it had some time ago: others know more of it than it does."""
+    number = scene.node()
+    field = scene.field
+    await field.kill(number)
+    await asyncio.to_thread(field.keep_copy, number)
+    await field.start(number)
+    before, had = await field.incarnation(number), await field.versions(number)
+    await scene.hold(4.0, 10.0)
+    has = await field.versions(number)
+    await field.kill(number)
+    await asyncio.to_thread(field.restore_copy, number)
+    if had == has:  # nothing was lost: it may come back as it is
+        await field.start(number)
+        return 0
+    return await _rejoined(scene, number, before)
+
+
+async def _rejoined(scene: Scene, number: int, before: int) -> int:
+    """1 if it did so under a new incarnation. Until it has, nobody else may lose anything: this waits as long as it takes."""
+    await scene.field.start(number, wait=False)
+    give_up_at = time.monotonic() + REJOIN_TIMEOUT_S
+    while time.monotonic() < give_up_at:
+        if (await scene.field.get(number, "/readyz"))[0] == 200 and await scene.field.incarnation(number) > before:
+            return 1
+        await asyncio.sleep(0.3)
+    raise RuntimeError(
+        f"node-{number} has not rejoined within {REJOIN_TIMEOUT_S:g} s: {(await scene.field.get(number, '/health'))[1]}"
+    )
 
 
 # ---------------------------------------------------------------- broker
@@ -382,6 +425,8 @@ KINDS = (
     Kind("disk-watermark", "nodes", disk_watermark, "disks"),
     Kind("disk-full", "nodes", disk_full, "disks"),
     Kind("clock-jump", "nodes", clock_jump, "clocks"),
+    Kind("wipe", "nodes", wipe, "rejoining"),
+    Kind("restore", "nodes", restore, "rejoining"),
     Kind("broker-kill", "wires", broker_kill, times=1),
     Kind("broker-stop", "wires", broker_stop, times=1),
     Kind("broker-pause", "wires", broker_pause),
