@@ -107,6 +107,8 @@ class Field:
     clocks: bool = field(default_factory=lambda: compiler() is not None)
     rejoining: bool = field(default_factory=lambda: find_spec("node.rejoining") is not None)
     """Whether a node that lost its journal may come back without an operator (R4)."""
+    repair: bool = field(default_factory=lambda: find_spec("node.repair") is not None)
+    """Whether a node finds damage of what it stores, and mends it from the others (R3)."""
     nodes: dict[int, Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -259,11 +261,17 @@ class Field:
 
     async def get(self, number: int, path: str, **headers: str) -> tuple[int, Any]:
         """Status and JSON; status 0 if nobody answers."""
+        return await self._ask(number, "GET", path, headers)
+
+    async def post(self, number: int, path: str) -> tuple[int, Any]:
+        return await self._ask(number, "POST", path, {})
+
+    async def _ask(self, number: int, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, Any]:
         if self.session is None:
-            self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+            self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15))
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            async with self.session.get(self.nodes[number].url + path, headers=named) as answer:
+            async with self.session.request(method, self.nodes[number].url + path, headers=named) as answer:
                 return answer.status, await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return 0, None
