@@ -147,6 +147,10 @@ class Config(BaseSettings):
         default=8 * 1024**2, ge=1024, description="How fast the scrub reads packs from the disk, at the most."
     )
 
+    anti_entropy_interval_s: Positive = Field(
+        default=30.0, description="Between two comparisons of everything with one peer, if the roots of both trees differ."
+    )
+
     fault_points: tuple[FaultPoint, ...] = Field(
         default=(), description="For tests: where this process shall die; see node/faults.py."
     )

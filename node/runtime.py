@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.edges import Edges
 from node.examining import Examiner
@@ -100,10 +101,21 @@ class Runtime:
         self._registry = Registry(edges, journal, config.voters)
         examiner = Examiner(edges, self._registry)
         self.care = Scrub(edges, self._registry, examiner, Repair(edges, self._registry, examiner, self._on_amnesia))
+        self.anti_entropy = AntiEntropy(
+            config.me,
+            journal,
+            peers,
+            clock,
+            interval_s=config.anti_entropy_interval_s,
+            spawn=self._spawn,
+            replica=self._registry.get,
+        )
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
-        self.serving = Serving(config, clock, journal, store, transport, self._registry, records, staging)
+        self.serving = Serving(
+            config, clock, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
+        )
         self.service = Front(
             config,
             clock,
@@ -205,6 +217,7 @@ class Runtime:
 
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self._follower.on_pong(peer, pong)
+        self.anti_entropy.on_pong(peer, pong)
 
     def _on_amnesia(self, reason: str) -> None:
         """What this node promised is not known any more: the replica is loaded no more, and its row says why."""
