@@ -293,6 +293,14 @@ def rejoin(
     take(_home(context), node, sources, Output(as_json), accept_loss=accept_loss, yes=yes)
 
 
+@app.command()
+def dataloss(context: typer.Context, as_json: Json = False) -> None:
+    """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
+    from node.command.dataloss import dataloss as look
+
+    look(_home(context), Output(as_json))
+
+
 @broker_app.command("kill")
 def broker_kill(context: typer.Context, as_json: Json = False) -> None:
     """Kill the broker with SIGKILL."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.edges import Edges
 from node.examining import Examiner
@@ -120,10 +121,30 @@ class Runtime:
         self._registry = Registry(edges, journal, config.voters, lambda: self.membership.refusal)
         examiner = Examiner(edges, self._registry)
         self.care = Scrub(edges, self._registry, examiner, Repair(edges, self._registry, examiner, self._on_amnesia))
+        self.anti_entropy = AntiEntropy(
+            config.me,
+            journal,
+            peers,
+            clock,
+            interval_s=config.anti_entropy_interval_s,
+            spawn=self._spawn,
+            replica=self._registry.get,
+        )
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
-        self.serving = Serving(config, clock, journal, store, transport, self._registry, records, staging, self.membership)
+        self.serving = Serving(
+            config,
+            clock,
+            journal,
+            store,
+            transport,
+            self._registry,
+            records,
+            staging,
+            self.membership,
+            anti_entropy=self.anti_entropy,
+        )
         self.service = Front(
             config,
             clock,
@@ -257,6 +278,7 @@ class Runtime:
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self.membership.met(peer, pong)
         self._follower.on_pong(peer, pong)
+        self.anti_entropy.on_pong(peer, pong)
 
     def _on_amnesia(self, reason: str) -> None:
         """What this node promised is not known any more: it learns it again from the others (R4)."""

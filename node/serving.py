@@ -5,6 +5,7 @@ from typing import assert_never
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.membership import Membership
 from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
@@ -17,6 +18,7 @@ from node.protocol.messages import (
     Abort,
     AcceptorPage,
     AcceptorRecords,
+    Branches,
     Claim,
     Commit,
     DirectReply,
@@ -69,6 +71,8 @@ class Serving:
         records: Records,
         staging: Staging,
         membership: Membership,
+        *,
+        anti_entropy: AntiEntropy,
     ) -> None:
         self._membership = membership
         self._config = config
@@ -79,6 +83,7 @@ class Serving:
         self._registry = registry
         self._records = records
         self._staging = staging
+        self._anti_entropy = anti_entropy
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
@@ -96,7 +101,7 @@ class Serving:
         """Everything that is asked by direct HTTP and answered by a message."""
         match message:
             case Ping():
-                return self._pong(sender, message)
+                return await self._pong(sender, message)
             case Query(repository):
                 return (await self._registry.get(repository)).status()
             case History(repository, since, limit):
@@ -105,6 +110,9 @@ class Serving:
                 self._registry.check()
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
+            case Branches(prefixes):
+                self._registry.check()
+                return await self._anti_entropy.page(prefixes)
             case Stage(repository, packs, holders):
                 problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)
@@ -119,7 +127,7 @@ class Serving:
                 raise TypeError("a fetch is answered by on_fetch")
         assert_never(message)
 
-    def _pong(self, sender: NodeId, message: Ping) -> Pong:
+    async def _pong(self, sender: NodeId, message: Ping) -> Pong:
         """A heartbeat is answered whatever this node is worth: it says so."""
         mine = self._membership.ping(sender)
         self._membership.met(sender, message)
@@ -132,6 +140,7 @@ class Serving:
             mine.life,
             mine.seen,
             mine.standing,
+            root=await self._anti_entropy.root() if self._registry.open else "",
         )
 
     async def _enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
