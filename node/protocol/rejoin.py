@@ -266,7 +266,7 @@ class Rejoin:
     def _list(self, now: float) -> None:
         sources = self._answered if self._sources is None else self._answered & self._sources
         self._pages = {}
-        self._held = {node: {} for node in sources}
+        self._held = {node: {} for node in sorted(sources)}
         self._cursor = dict.fromkeys(sorted(sources), "")
         self._patience(now)
         self._out += (self._page_after(node) for node in self._cursor)
