@@ -11,6 +11,7 @@ exceptions stop at the adapter; what may be raised is defined here.
     │   ├── DataDirectoryInUse      another process holds it
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
     │   └── DiskRefused             full, or failing: nothing was promised
+    │       └── DiskFailed          failing: what was written before may be lost as well
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
     ├── RepositoryAbsent            never existed, deleted, or named with other capitals
@@ -76,6 +77,10 @@ class JournalRefused(StorageError):
 
 class DiskRefused(StorageError):
     """The disk is full or failing; nothing was promised on it."""
+
+
+class DiskFailed(DiskRefused):
+    """An I/O error. After a failed fsync a later one succeeds and proves nothing: the kernel has called the pages clean."""
 
 
 class PackRefused(NodeError):
@@ -280,6 +285,15 @@ class Journal(Protocol):
         """How many changes this journal has committed, over all repositories; never decreases."""
         ...
 
+    @property
+    def failed(self) -> str:
+        """Why no more writes are taken until the node is started again; empty while they are."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """Take no more writes until the node is started again: the disk under this journal has failed."""
+        ...
+
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
         """Record and value; ``members`` are the voters of a register that was never created."""
         ...
@@ -432,7 +446,8 @@ class ObjectStore(Protocol):
         ...
 
     async def sync(self, name: str) -> None:
-        """fsync all that was applied to the repository, files and directories."""
+        """fsync all that was applied to the repository, files and directories. After an error what was applied has to be
+        applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
     async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
@@ -458,7 +473,7 @@ class ObjectStore(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Free space on the disk that holds the data directory."""
+        """Free space on the disk that holds the data directory, as it was a moment ago; never waits for the disk."""
         ...
 
 
@@ -534,6 +549,8 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+    failed: bool = False
+    """The disk has failed: this node neither votes nor learns until it is started again."""
 
 
 class Service(Protocol):

@@ -5,8 +5,9 @@ from typing import assert_never
 
 import structlog
 
-from node.config import Config
-from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
+from node.disk import Disk
+from node.ports import Journal, NodeError, ObjectStore, Transport
+from node.protocol.change import ChangeKind
 from node.protocol.ids import Ballot, NodeId, RepoId
 from node.protocol.messages import (
     Abort,
@@ -47,8 +48,7 @@ class Serving:
 
     def __init__(
         self,
-        config: Config,
-        clock: Clock,
+        disk: Disk,
         journal: Journal,
         store: ObjectStore,
         transport: Transport,
@@ -56,8 +56,7 @@ class Serving:
         records: Records,
         staging: Staging,
     ) -> None:
-        self._config = config
-        self._clock = clock
+        self._disk = disk
         self._journal = journal
         self._store = store
         self._transport = transport
@@ -67,8 +66,8 @@ class Serving:
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
-        if isinstance(message, Prepare) and self._store.free_bytes() < self._config.free_bytes_min:
-            return _no(message, self._journal.identity.incarnation, "disk full")
+        if isinstance(message, Prepare) and (reason := self._objection(message)):
+            return _no(message, self._journal.identity.incarnation, reason)
         try:
             replica = await self._registry.get(message.repository)
             return await replica.request(sender, message)
@@ -76,6 +75,11 @@ class Serving:
             log.error("request failed", sender=sender, kind=type(message).__name__, error=str(error))
             ballot = _ballot_of(message)
             return Refused(message.repository, ballot, ballot, str(error))
+
+    def _objection(self, message: Prepare) -> str:
+        """A deletion makes room, and is as small as a record: a disk that is short of room has it."""
+        deletes = message.change.kind is ChangeKind.DELETE
+        return self._disk.failed if deletes else self._disk.problem
 
     async def on_question(self, sender: NodeId, message: DirectRequest) -> DirectReply:
         """Everything that is asked by direct HTTP and answered by a message."""

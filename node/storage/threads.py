@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from node.ports import DiskRefused
+from node.ports import DiskFailed, DiskRefused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,4 +70,4 @@ def refusal(error: OSError) -> DiskRefused:
     """In words that name no path of this machine."""
     if error.errno in _FULL:
         return DiskRefused("disk full")
-    return DiskRefused(f"disk failure: {error.strerror or type(error).__name__}")
+    return DiskFailed(f"disk failure: {error.strerror or type(error).__name__}")

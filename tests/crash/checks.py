@@ -9,7 +9,7 @@ from node.protocol.ids import Ballot, TxnId
 from node.protocol.register import Register
 from node.storage.repository import QUARANTINE, STAGE, TRASH
 from tests.crash.subject import Subject
-from tests.crash.values import B, NAME
+from tests.crash.values import NAME, B
 from tests.unit.storage_kit import git, refs_by_git, refs_of
 
 Told = Iterable[Mapping[str, Any]]
@@ -87,7 +87,9 @@ async def visible(node: Subject, told: Told) -> list[str]:
         after = page[-1].repository
     for owner in node.data_dir.iterdir():
         if owner.is_dir() and not owner.name.startswith("."):
-            wrong += [f"{f} is on disk and not in the journal" for f in owner.iterdir() if f"{owner.name}/{f.stem}" not in existing]
+            wrong += [
+                f"{f} is on disk and not in the journal" for f in owner.iterdir() if f"{owner.name}/{f.stem}" not in existing
+            ]
     return wrong
 
 
@@ -96,6 +98,9 @@ def _repository(node: Subject, register: Register) -> list[str]:
     if not folder.is_dir():
         return [f"{register.name} is not on disk"]
     wrong = []
+    said = git("-C", folder, "for-each-ref", check=False)
+    if "warning" in said or "error" in said:
+        return [f"{register.name}: git for-each-ref: {said}"]
     if (there := refs_by_git(folder)) != refs_of(register):
         wrong.append(f"{register.name}: refs on disk {there}, in the journal {refs_of(register)}")
     if (head := git("-C", folder, "symbolic-ref", "HEAD").strip()) != register.head:

@@ -13,7 +13,7 @@ from node.protocol.ids import Ballot, NodeId, RefName
 from node.protocol.messages import Abort, Acknowledged, Claim, Commit, Prepare, Promise, Vote, VoteKind
 from node.protocol.names import RepositoryName
 from tests.crash.subject import Subject
-from tests.crash.values import A, B, C, NAME, Chain, Packed, packed
+from tests.crash.values import NAME, A, B, C, Chain, Packed, packed
 
 SMALL, LARGE = 2_000, 150_000
 """Bytes of a file that does not compress: below and above what rides in messages (64 KiB)."""
@@ -98,9 +98,15 @@ async def _created_and_pushed(script: Script, node: Subject) -> bool:
 
 
 async def _delete(script: Script, node: Subject) -> bool:
-    if (await node.runtime._registry.get(NAME.key)).register.exists:
-        return await node.delete()
-    return await node.create()
+    """Or its creation, whichever can be; perhaps a doubt of an earlier life is settled on the way."""
+    replica = await node.runtime._registry.get(NAME.key)
+    for _ in range(2):
+        existed = replica.register.exists
+        if await (node.delete() if existed else node.create()):
+            return True
+        if replica.register.exists == existed:
+            break
+    return False
 
 
 # ---------------------------------------------------------------- as voter

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 PR_SET_NO_NEW_PRIVS = 38
 NR_SECCOMP = 317
+NR_PIDFD_GETFD = 438
 SET_MODE_FILTER = 1
 FLAG_NEW_LISTENER, FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 RET_ALLOW, RET_USER_NOTIF = 0x7FFF0000, 0x7FC00000
@@ -125,6 +126,25 @@ def allow(listener: int, call: Call) -> None:
 def fail(listener: int, call: Call, number: int) -> None:
     """The call returns -1 with this errno, and does nothing."""
     _answer(listener, struct.pack("QqiI", call.id, 0, -number, 0))
+
+
+def succeed(listener: int, call: Call, value: int) -> None:
+    """The call returns ``value`` and does nothing: somebody else has done it."""
+    _answer(listener, struct.pack("QqiI", call.id, value, 0, 0))
+
+
+def descriptor_of(pid: int, number: int) -> int:
+    """A copy of another process's descriptor, sharing its offset (pidfd_getfd(2)). ``pid`` may be a thread's."""
+    with open(f"/proc/{pid}/status") as file:
+        group = next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+    process = os.pidfd_open(group)
+    try:
+        copied = ctypes.CDLL(None, use_errno=True).syscall(NR_PIDFD_GETFD, process, number, 0)
+        if copied < 0:
+            raise OSError(ctypes.get_errno(), f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+        return int(copied)
+    finally:
+        os.close(process)
 
 
 def _answer(listener: int, response: bytes) -> None:

@@ -64,7 +64,7 @@ class Place:
         shutil.copytree(self.data, self.template)
 
     async def _prepare(self, tell: Any) -> None:
-        node = self.subject(tell)
+        node = self.subject(tell, "template")
         await node.start()
         assert await self.script.prepare(self.script, node)
         await node.settle()
@@ -76,8 +76,8 @@ class Place:
         if not empty:
             shutil.copytree(self.template, self.data)
 
-    def subject(self, tell: Any) -> Subject:
-        return Subject(self.data, self.script.nodes, tell, self.script.chain, self.script.packs)
+    def subject(self, tell: Any, life: str) -> Subject:
+        return Subject(self.data, self.script.nodes, tell, self.script.chain, self.script.packs, life)
 
     def life(self, function: Callable[..., None], fault: Fault | None = None) -> Seen:
         return watch.run(function, self.data, fault)
@@ -85,7 +85,7 @@ class Place:
     # ------------------------------------------------------------ one run
 
     async def _operate(self, tell: Any, made_room: Callable[[], None], again: bool) -> None:
-        node = self.subject(tell)
+        node = self.subject(tell, "operation")
         try:
             await node.start()
         except Exception as error:
@@ -105,17 +105,17 @@ class Place:
         tell("end")
 
     async def _restart(self, tell: Any) -> None:
-        node = self.subject(tell)
+        node = self.subject(tell, "restart")
         await node.start()
         await node.settle()
         await node.stop()
 
     async def _check(self, tell: Any, told: list[dict[str, Any]]) -> None:
-        node = self.subject(lambda kind, **facts: again.append({"kind": kind, **facts}))
         again: list[dict[str, Any]] = []
+        node = self.subject(lambda kind, **facts: again.append({"kind": kind, **facts}), "check")
         await node.start()
-        problems = await checks.leftovers(node)
         await node.settle()
+        problems = await checks.leftovers(node)
         problems += await checks.promises(node, told) + await checks.visible(node, told)
         if not await self.script.operation(self.script, node):
             problems.append(f"cannot be done again: {again[-1:]}")
@@ -170,7 +170,7 @@ def judge(fault: Fault, seen: Seen) -> list[str]:
             problems.append("acknowledged after a failed fsync of the journal")
         if states[-1]["write_ready"] or not states[-1]["problem"]:
             problems.append(f"a failed fsync does not show: {states[-1]}")
-    if fault.kind in ("enospc", "full") and seconds != [True] and not (states and states[0]["failure"]):
+    if fault.kind in ("enospc", "full") and seconds != [True] and not (states and states[0]["failed"]):
         problems.append(f"did not recover when there was room: {told[-4:]}")
     return problems
 
@@ -220,14 +220,18 @@ def run_script(script: Script, kinds: tuple[str, ...], share: tuple[int, int], f
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="tests.crash.steps", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="tests.crash.steps", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     names = [script.name for script in all_scripts()]
     parser.add_argument("--script", action="append", choices=names, help="only this one (may be given again)")
     parser.add_argument("--fault", action="append", choices=watch.KINDS)
     parser.add_argument("--call", help="with --number: one point")
     parser.add_argument("--number", type=int)
     parser.add_argument("--share", default="0/1", metavar="I/N")
-    parser.add_argument("--folder", type=Path, help="where the disks are (default: a temporary folder, in memory if there is one)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the disks are (default: a temporary folder, in memory if there is one)"
+    )
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -268,7 +272,9 @@ def _say(report: Report, as_json: bool) -> None:
     else:
         struck = " ".join(f"{call}:{number}" for call, number in sorted(report.struck.items()))
         outcomes = ", ".join(f"{number} {what}" for what, number in report.outcomes.most_common())
-        sys.stdout.write(f"{report.script:15} {report.fault:7} {sum(report.struck.values()):4} points  {report.seconds:6.1f} s  {struck}\n")
+        sys.stdout.write(
+            f"{report.script:15} {report.fault:7} {sum(report.struck.values()):4} points  {report.seconds:6.1f} s  {struck}\n"
+        )
         sys.stdout.write(f"{'':29}{outcomes}; {report.pages_lost} pages lost\n")
         for wrong in report.wrong:
             sys.stdout.write(f"  WRONG {wrong}\n")

@@ -29,7 +29,7 @@ from node.runtime import Runtime
 from node.storage.git import GitLimits
 from node.storage.journal import SqliteJournal
 from node.storage.objects import DiskObjects
-from tests.crash.values import A, B, NAME, Chain, Packed, config, keyring
+from tests.crash.values import NAME, A, B, Chain, Packed, config, keyring
 
 Tell = Callable[..., None]
 """(kind, **facts): see ``checks.py`` for the kinds."""
@@ -84,12 +84,15 @@ class PaperPeers:
 class Subject:
     """One life of the node in ``data_dir``."""
 
-    def __init__(self, data_dir: Path, nodes: tuple[NodeId, ...], tell: Tell, chain: Chain | None, packs: list[Packed]) -> None:
+    def __init__(
+        self, data_dir: Path, nodes: tuple[NodeId, ...], tell: Tell, chain: Chain | None, packs: list[Packed], life: str
+    ) -> None:
+        """``life`` is this one's name: no two lives of a disk may use the same transaction ids."""
         self.data_dir = data_dir
         self.tell = tell
         self._nodes = nodes
         self._peers = PaperPeers(chain, packs)
-        self._lives = sum(1 for _ in data_dir.parent.glob("life-*"))
+        self._life = life
         self.journal: SqliteJournal
         self.store: DiskObjects
         self.runtime: Runtime
@@ -97,7 +100,6 @@ class Subject:
     async def start(self) -> None:
         """Raises ``NodeError`` when the node would not start."""
         applying.SYNC_DELAY_S = SYNC_DELAY_S
-        (self.data_dir.parent / f"life-{self._lives}").touch()
         settings = config(self.data_dir, self._nodes)
         self.journal = await asyncio.to_thread(
             SqliteJournal.open, self.data_dir, node=A, cluster=settings.cluster, linger_s=LINGER_S
@@ -106,7 +108,7 @@ class Subject:
         self.runtime = Runtime(
             settings,
             clock=LoopClock(),
-            entropy=SeededEntropy(f"{A} {self._lives}"),
+            entropy=SeededEntropy(f"{A} {self._life}"),
             signer=keyring(A),
             journal=self.journal,
             store=self.store,
@@ -122,7 +124,7 @@ class Subject:
         """Until everything that is applied is on stable storage, and noted so; not for ever, if the disk will not have it."""
         try:
             async with asyncio.timeout(3):
-                while not self.journal.failure and await self.journal.unsynced():
+                while not self.journal.failed and await self.journal.unsynced():
                     await asyncio.sleep(0.005)
                 await self.journal.flush()
         except (NodeError, TimeoutError) as error:
@@ -172,10 +174,9 @@ class Subject:
 
     def tell_state(self) -> None:
         state = self.runtime.state()
-        self.tell("state", ready=state.ready, write_ready=state.write_ready, problem=state.problem, failure=self.journal.failure)
+        self.tell("state", ready=state.ready, write_ready=state.write_ready, problem=state.problem, failed=self.journal.failed)
 
 
 async def _chunks(content: bytes) -> AsyncIterator[bytes]:
     for at in range(0, len(content), 16 * 1024):
         yield content[at : at + 16 * 1024]
-

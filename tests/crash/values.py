@@ -57,7 +57,9 @@ def packed(folder: Path, label: str, *, size: int, parent: Thing | None = None) 
     path.write_bytes(pack_of(*things))
     name = git("index-pack", path).strip().splitlines()[-1].split()[-1]
     ref = describe(f"pack-{name}", path, path.with_suffix(".idx"))
-    return Packed(ref, InlinePack(ref.sha256, path.read_bytes(), path.with_suffix(".idx").read_bytes()), things[-1].oid), things[-1]
+    return Packed(
+        ref, InlinePack(ref.sha256, path.read_bytes(), path.with_suffix(".idx").read_bytes()), things[-1].oid
+    ), things[-1]
 
 
 class Chain:
@@ -70,18 +72,14 @@ class Chain:
         self._main = ZERO_OID
 
     def create(self) -> Change:
-        return self._add(
-            Change(NAME.key, self.position, ChangeKind.CREATE, (self._request(),), str(NAME), self.voters)
-        )
+        return self._add(Change(NAME.key, self.position, ChangeKind.CREATE, (self._request(),), str(NAME), self.voters))
 
     def push(self, pack: Packed, ref: RefName = MAIN) -> Change:
         old = self._main if ref == MAIN else ZERO_OID
         update = RefUpdate(ref, old, pack.tip)
         if ref == MAIN:
             self._main = pack.tip
-        return self._add(
-            Change(NAME.key, self.position, ChangeKind.UPDATE, (self._request((update,), (pack.ref,)),))
-        )
+        return self._add(Change(NAME.key, self.position, ChangeKind.UPDATE, (self._request((update,), (pack.ref,)),)))
 
     def _add(self, change: Change) -> Change:
         self.changes.append(change)

@@ -4,17 +4,18 @@
     eio     the call fails with EIO, once. A failed fsync takes back what it was to save, as ext4 and xfs do: the pages are
             marked clean, so a later fsync succeeds, and they are gone when memory is needed (``forget``)
     enospc  the call fails with ENOSPC, once
-    full    from that call on everything that needs room fails with ENOSPC, until the process says that room was made
+    full    a write is taken by half; from then on all that needs room fails with ENOSPC, until the process says that room was
+            made
 
 A point is (name of the call, n): its n-th occurrence in the process, threads and children together, on a file below ``folder``.
 """
 
 import errno
+import json
 import os
 import select
 import signal
 import socket
-import json
 import stat
 from collections import Counter
 from collections.abc import Callable
@@ -42,7 +43,18 @@ BY_DESCRIPTOR = {
     "sync_file_range": 0,
     "copy_file_range": 2,
 }
-BY_PATH = {"truncate": 0, "rename": 1, "mkdir": 0, "rmdir": 0, "creat": 0, "link": 1, "unlink": 0, "symlink": 1, "chmod": 0, "open": 0}
+BY_PATH = {
+    "truncate": 0,
+    "rename": 1,
+    "mkdir": 0,
+    "rmdir": 0,
+    "creat": 0,
+    "link": 1,
+    "unlink": 0,
+    "symlink": 1,
+    "chmod": 0,
+    "open": 0,
+}
 BY_DIRECTORY_AND_PATH = {
     "openat": (0, 1),
     "mkdirat": (0, 1),
@@ -55,7 +67,8 @@ BY_DIRECTORY_AND_PATH = {
 }
 NEEDS_ROOM = frozenset(
     ("write", "pwrite64", "writev", "pwritev", "sendfile", "ftruncate", "fallocate", "copy_file_range")
-    + ("mkdir", "mkdirat", "creat", "open", "openat", "link", "linkat", "symlink", "symlinkat", "rename", "renameat", "renameat2")
+    + ("mkdir", "mkdirat", "creat", "open", "openat", "link", "linkat", "symlink", "symlinkat")
+    + ("rename", "renameat", "renameat2")
 )
 SYNCS = frozenset(("fsync", "fdatasync"))
 KINDS = ("kill", "eio", "enospc", "full")
@@ -221,7 +234,7 @@ class _Watch:
         fault = self._fault
         if self._sticky and call.name in NEEDS_ROOM:
             seccomp.fail(listener, call, errno.ENOSPC)
-        elif self._striking and fault is not None and not self._seen.fired and (call.name, points[call.name]) == (fault.call, fault.number):
+        elif self._striking and fault and not self._seen.fired and (call.name, points[call.name]) == (fault.call, fault.number):
             self._seen.fired = path
             self._strike(listener, call, fault)
         else:
@@ -242,12 +255,27 @@ class _Watch:
                 seccomp.fail(listener, call, errno.ENOSPC)
             case "full":
                 self._sticky = True
-                seccomp.fail(listener, call, errno.ENOSPC)
+                if call.name in ("write", "pwrite64") and call.args[2] > 1:
+                    seccomp.succeed(listener, call, self._write_half(call))
+                else:
+                    seccomp.fail(listener, call, errno.ENOSPC)
 
     def _kill(self) -> None:
         """The process, and git's: what they would still do is another story."""
         for pid in [*_children(self._pid), self._pid]:
             os.kill(pid, signal.SIGKILL)
+
+    def _write_half(self, call: Call) -> int:
+        """What a disk does on which only so much is left: it takes a part, and says so."""
+        half = call.args[2] // 2
+        with open(f"/proc/{call.pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(call.args[1])
+            content = memory.read(half)
+        descriptor = seccomp.descriptor_of(call.pid, call.args[0])
+        try:
+            return os.write(descriptor, content) if call.name == "write" else os.pwrite(descriptor, content, call.args[3])
+        finally:
+            os.close(descriptor)
 
     def _lose(self, call: Call) -> None:
         path = f"/proc/{call.pid}/fd/{call.args[0]}"
