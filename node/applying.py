@@ -13,7 +13,7 @@ import structlog
 from node.edges import Edges
 from node.packs import Packs
 from node.placing import place
-from node.ports import DiskFailed, DiskRefused, Loaded, NodeError, StorageError
+from node.ports import DiskFailed, DiskFull, Loaded, NodeError, StorageError
 from node.protocol.change import Change, ChangeKind
 from node.protocol.ids import RepoId
 from node.protocol.register import Register
@@ -113,7 +113,7 @@ class Applier:
         """Whether to give up."""
         version = self._to_apply[0][2].position.version
         log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=str(error))
-        if tries >= APPLY_TRIES and not _only_full(error):
+        if tries >= APPLY_TRIES and not isinstance(error, DiskFull):
             self._stopped = True
             self._failed(f"version {version} cannot be applied: {error}")
             return True
@@ -180,7 +180,3 @@ class Applier:
                 self._applying = True
                 self._spawn(self._apply())
         return True
-
-
-def _only_full(error: Exception) -> bool:
-    return isinstance(error, DiskRefused) and not isinstance(error, DiskFailed)

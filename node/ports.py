@@ -11,7 +11,8 @@ exceptions stop at the adapter; what may be raised is defined here.
     │   ├── DataDirectoryInUse      another process holds it
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
     │   └── DiskRefused             full, or failing: nothing was promised
-    │       └── DiskFailed          failing: what was written before may be lost as well
+    │       ├── DiskFull            it goes on when there is room
+    │       └── DiskFailed          what was written before may be lost as well
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
     ├── RepositoryAbsent            never existed, deleted, or named with other capitals
@@ -77,6 +78,10 @@ class JournalRefused(StorageError):
 
 class DiskRefused(StorageError):
     """The disk is full or failing; nothing was promised on it."""
+
+
+class DiskFull(DiskRefused):
+    """No room, or no quota; to be tried again when there is."""
 
 
 class DiskFailed(DiskRefused):

@@ -78,8 +78,8 @@ class Serving:
 
     def _objection(self, message: Prepare) -> str:
         """A deletion makes room, and is as small as a record: a disk that is short of room has it."""
-        deletes = message.change.kind is ChangeKind.DELETE
-        return self._disk.failed if deletes else self._disk.problem
+        short = self._disk.short and message.change.kind is not ChangeKind.DELETE
+        return self._disk.failed or ("disk full" if short else "")
 
     async def on_question(self, sender: NodeId, message: DirectRequest) -> DirectReply:
         """Everything that is asked by direct HTTP and answered by a message."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.ports import Busy, DiskRefused, PackRefused
+from node.ports import Busy, DiskFull, PackRefused
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import Digest
 from node.protocol.messages import InlinePack
@@ -253,7 +253,7 @@ class Stage:
 
     async def _download(self, pack: PackRef, read: Read) -> None:
         if pack.size_bytes + pack.index_size_bytes > self._spare_bytes():
-            raise DiskRefused("disk full")
+            raise DiskFull("disk full")
         parts = [self.folder / f"{pack.sha256}{suffix}.part" for suffix in (".pack", ".idx")]
         sizes = (pack.size_bytes, pack.index_size_bytes)
         for part, size, index in zip(parts, sizes, (False, True), strict=True):

@@ -315,4 +315,7 @@ def _link_staged(base: Path, pack: PackRef, stage: Path) -> None:
     for suffix in (".pack", ".idx"):
         temporary = base.with_name(f"tmp_{secrets.token_hex(8)}")
         os.link(staged.with_name(staged.name + suffix), temporary)
-        temporary.replace(base.with_name(base.name + suffix))
+        try:
+            temporary.replace(base.with_name(base.name + suffix))
+        finally:
+            temporary.unlink(missing_ok=True)  # rename(2) does nothing, and says so to nobody, between links of one file

@@ -34,7 +34,7 @@ from tests.crash.values import NAME, A, B, Chain, Packed, config, keyring
 Tell = Callable[..., None]
 """(kind, **facts): see ``checks.py`` for the kinds."""
 
-SYNC_DELAY_S, LINGER_S = 0.01, 0.002
+SYNC_DELAY_S, LINGER_S, PAUSE_S_MAX = 0.01, 0.002, 0.1
 LIMITS = GitLimits(free_bytes_min=0, warm_max=0)
 
 
@@ -100,6 +100,7 @@ class Subject:
     async def start(self) -> None:
         """Raises ``NodeError`` when the node would not start."""
         applying.SYNC_DELAY_S = SYNC_DELAY_S
+        applying.APPLY_PAUSE_S_MAX = applying.SYNC_PAUSE_S_MAX = PAUSE_S_MAX
         settings = config(self.data_dir, self._nodes)
         self.journal = await asyncio.to_thread(
             SqliteJournal.open, self.data_dir, node=A, cluster=settings.cluster, linger_s=LINGER_S
@@ -124,7 +125,7 @@ class Subject:
         """Until everything that is applied is on stable storage, and noted so; not for ever, if the disk will not have it."""
         try:
             async with asyncio.timeout(3):
-                while not self.journal.failed and await self.journal.unsynced():
+                while not self.journal.failed and await self.journal.unsynced():  # noqa: ASYNC110 - nothing tells of it
                     await asyncio.sleep(0.005)
                 await self.journal.flush()
         except (NodeError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""What the scripts push, vote on and learn: real packs, a chain of changes, certificates of two other nodes. Always the same."""
+"""What the scripts push, vote on and learn: real packs, a chain of changes, certificates of two others. Always the same."""
 
 from dataclasses import dataclass
 from hashlib import sha256

@@ -66,9 +66,28 @@ BY_DIRECTORY_AND_PATH = {
     "fchmodat": (0, 1),
 }
 NEEDS_ROOM = frozenset(
-    ("write", "pwrite64", "writev", "pwritev", "sendfile", "ftruncate", "fallocate", "copy_file_range")
-    + ("mkdir", "mkdirat", "creat", "open", "openat", "link", "linkat", "symlink", "symlinkat")
-    + ("rename", "renameat", "renameat2")
+    [
+        "write",
+        "pwrite64",
+        "writev",
+        "pwritev",
+        "sendfile",
+        "ftruncate",
+        "fallocate",
+        "copy_file_range",
+        "mkdir",
+        "mkdirat",
+        "creat",
+        "open",
+        "openat",
+        "link",
+        "linkat",
+        "symlink",
+        "symlinkat",
+        "rename",
+        "renameat",
+        "renameat2",
+    ]
 )
 SYNCS = frozenset(("fsync", "fdatasync"))
 KINDS = ("kill", "eio", "enospc", "full")
