@@ -12,7 +12,7 @@ from node.ports import Clock, Peers, ReadUnavailable, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Query, Status
 from node.protocol.quorum import VoterSet
-from node.protocol.reads import Barrier, barrier
+from node.protocol.reads import Barrier, barrier, fresh
 from node.protocol.register import Register
 from node.replica import Replica
 
@@ -81,11 +81,13 @@ class Reader:
             ReadUnavailable: if too few answer.
         """
         voters = replica.register.voters
-        answers = {} if replica.stopped else {self._me: replica.status()}
+        own = replica.status()
+        answers = {} if replica.stopped else {self._me: own}
         suspected = self._suspected()
         peers = [node for node in voters.nodes if node != self._me and node not in suspected]
         if len(answers) < voters.majority <= len(answers) + len(peers):
             await self._gather(replica, peers, answers, voters)
+        answers = fresh(answers, own.incarnations)
         if len(answers) < voters.majority:
             silent = ", ".join(node for node in voters.nodes if node != self._me and node not in answers)
             count = f"{voters.majority} of {len(voters.nodes)}"
@@ -104,7 +106,7 @@ class Reader:
         try:
             for done in asyncio.as_completed(tasks):
                 await done
-                if len(answers) >= voters.majority:
+                if len(fresh(answers)) >= voters.majority:
                     return
         finally:
             for task in tasks:

@@ -101,7 +101,7 @@ class Runtime:
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
-        self.serving = Serving(self._disk, journal, store, transport, self._registry, records, staging)
+        self.serving = Serving(config, self._disk, journal, store, transport, self._registry, records, staging)
         self.service = Front(
             config,
             clock,
