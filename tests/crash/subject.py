@@ -133,49 +133,51 @@ class Subject:
 
     # ------------------------------------------------------------ what clients and peers ask
 
-    async def create(self, name: RepositoryName = NAME) -> bool:
-        return self._told(await self.runtime.service.create(name, actor="anonymous", head=None, key=None))
+    async def create(self, name: RepositoryName = NAME, tell: Tell | None = None) -> bool:
+        outcome = await self.runtime.service.create(name, actor="anonymous", head=None, key=None)
+        return _told(outcome, tell or self.tell)
 
-    async def delete(self) -> bool:
-        return self._told(await self.runtime.service.delete(NAME, actor="anonymous", key=None))
+    async def delete(self, name: RepositoryName = NAME, tell: Tell | None = None) -> bool:
+        return _told(await self.runtime.service.delete(name, actor="anonymous", key=None), tell or self.tell)
 
-    async def push(self, ref: RefName, pack: Packed) -> bool:
+    async def push(self, ref: RefName, pack: Packed, name: RepositoryName = NAME, tell: Tell | None = None) -> bool:
         """As ``api/receive_pack.py`` does it."""
-        service = self.runtime.service
+        service, tell = self.runtime.service, tell or self.tell
         txn = service.new_txn()
-        self.tell("asked", ref=ref, oid=pack.tip, txn=txn)
+        tell("asked", ref=ref, oid=pack.tip, txn=txn)
         try:
-            intake = service.intake(NAME, txn, ())
+            intake = service.intake(name, txn, ())
             async with await intake.receive(_chunks(pack.content)) as quarantine:
-                register = (await self.runtime._registry.get(NAME.key)).register
+                register = (await self.runtime._registry.get(name.key)).register
                 old = register.refs[ref].oid if ref in register.refs else ZERO_OID
                 updates, refused = await quarantine.examine([RefUpdate(ref, old, pack.tip)])
                 if refused:
-                    self.tell("no", txn=txn, reason=str(dict(refused)))
+                    tell("no", txn=txn, reason=str(dict(refused)))
                     return False
-                outcome = await service.push(NAME, txn, quarantine, updates, actor="anonymous", atomic=True)
+                outcome = await service.push(name, txn, quarantine, updates, actor="anonymous", atomic=True)
         except (NodeError, OSError) as error:
-            self.tell("no", txn=txn, reason=str(error))
+            tell("no", txn=txn, reason=str(error))
             return False
-        if not self._told(outcome):
+        if not _told(outcome, tell):
             return False
-        self.tell("pushed", ref=ref, oid=pack.tip)
+        tell("pushed", ref=ref, oid=pack.tip)
         return True
 
     async def request(self, message: TransportRequest) -> TransportReply:
         return await self.runtime.serving.on_request(B, message)
 
-    def _told(self, outcome: Outcome) -> bool:
-        if outcome.kind is OutcomeKind.COMMITTED:
-            assert outcome.position is not None
-            self.tell("committed", version=outcome.position.version, digest=outcome.position.digest)
-            return True
-        self.tell(outcome.kind.value, txn=outcome.txn, reason=outcome.reason)
-        return False
-
     def tell_state(self) -> None:
         state = self.runtime.state()
         self.tell("state", ready=state.ready, write_ready=state.write_ready, problem=state.problem, failed=self.journal.failed)
+
+
+def _told(outcome: Outcome, tell: Tell) -> bool:
+    if outcome.kind is OutcomeKind.COMMITTED:
+        assert outcome.position is not None
+        tell("committed", version=outcome.position.version, digest=outcome.position.digest)
+        return True
+    tell(outcome.kind.value, txn=outcome.txn, reason=outcome.reason)
+    return False
 
 
 async def _chunks(content: bytes) -> AsyncIterator[bytes]:
