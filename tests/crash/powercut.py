@@ -38,7 +38,7 @@ from tests.crash.values import A, packed
 REPOSITORIES = tuple(RepositoryName("alice", f"r{number}") for number in range(3))
 BRANCHES = 4
 SMALL_PACKS, LARGE_PACKS = 24, 4
-LIFE_S_MAX = 0.8
+LIFE_S_MAX = 0.5
 """The cut comes within this time of the first push's begin."""
 PATIENCE_S = 60.0
 

@@ -19,6 +19,7 @@ SMALL, LARGE = 2_000, 150_000
 """Bytes of a file that does not compress: below and above what rides in messages (64 KiB)."""
 
 PUSHES_MAX = 6
+PATIENCE_S = 4.0
 ALONE, THREE = (A,), (A, B, C)
 
 Step = Callable[["Script", Subject], Awaitable[bool]]
@@ -134,7 +135,7 @@ async def _committed(script: Script, node: Subject, change: Change) -> bool:
     if isinstance(reply, Acknowledged) and reply.committed.version >= change.position.version:
         node.tell("committed", version=change.position.version, digest=change.position.digest)
         replica = await node.runtime._registry.get(NAME.key)
-        return await replica.wait_applied(change.position.version, 2.0)
+        return await replica.wait_applied(change.position.version, PATIENCE_S)
     node.tell("no", reason=f"{type(reply).__name__}: {getattr(reply, 'reason', '')}")
     return False
 
@@ -180,7 +181,7 @@ async def _catch_up(script: Script, node: Subject) -> bool:
     replica = await node.runtime._registry.get(NAME.key)
     target = script.history.position
     replica.catch_up(target.version, (B,))
-    done = await replica.wait_applied(target.version, 2.0)
+    done = await replica.wait_applied(target.version, PATIENCE_S)
     if not done:
         node.tell("no", reason=f"applied {replica.applied} of {target.version}; {replica.stopped}")
         return False

@@ -1,6 +1,6 @@
 """Every point of every script, struck by every fault, and what the disk is like afterwards.
 
-    python -m tests.crash.steps                       all of it, two workers
+    python -m tests.crash.steps --workers 2           all of it
     python -m tests.crash.steps --script push-small --fault kill --call fsync --number 3     one run, to look at it
 
 ``--share I/N`` takes every N-th point, beginning with the I-th: a spread share of the same points each time.
@@ -12,24 +12,26 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from tests.crash import checks, watch
+from tests.crash import checks, seccomp, watch
 from tests.crash.scripts import ALONE, Script, all_scripts
 from tests.crash.subject import Subject
 from tests.crash.watch import Fault, Seen
 
-NO_MORE = 2
-"""So many numbers of one call in a row must be without a fault before there are no more: threads race a little."""
+FEW = 3
+"""So many points at least are in any share."""
 
 
 @dataclass
@@ -194,28 +196,28 @@ def points_of(place: Place) -> Counter[str]:
     return seen.points
 
 
-def faults(kind: str, points: Counter[str]) -> Iterator[list[Fault]]:
-    """By call, with a few more numbers than a clean run has."""
-    for call, number in sorted(points.items()):
-        if kind == "full" and call not in watch.NEEDS_ROOM:
-            continue
-        yield [Fault(kind, call, n) for n in range(1, number + 1)]
+def faults(kind: str, points: Counter[str]) -> list[Fault]:
+    """Every point of a clean run."""
+    calls = [call for call in sorted(points) if kind != "full" or call in watch.NEEDS_ROOM]
+    return [Fault(kind, call, number) for call in calls for number in range(1, points[call] + 1)]
+
+
+def spread(everything: list[Fault], share: tuple[int, int]) -> list[Fault]:
+    """Every N-th, from the I-th on; a few of them even where there are few."""
+    number, of = share
+    step = max(1, min(of, len(everything) // FEW))
+    return everything[number % step :: step]
 
 
 def run_script(script: Script, kinds: tuple[str, ...], share: tuple[int, int], folder: Path) -> Iterator[Report]:
     place = Place(script, folder)
     points = points_of(place)
-    count = 0
     for kind in kinds:
         began, report = time.monotonic(), Report(script.name, kind)
-        for group in faults(kind, points):
-            for fault in group:
-                count += 1
-                if count % share[1] != share[0]:
-                    continue
-                place.strike(fault, report)
-                if kind == "eio" and fault.call in watch.SYNCS:
-                    place.strike(fault, report, restart_first=True)
+        for fault in spread(faults(kind, points), share):
+            place.strike(fault, report)
+            if kind == "eio" and fault.call in watch.SYNCS:
+                place.strike(fault, report, restart_first=True)
         report.seconds = round(time.monotonic() - began, 1)
         yield report
 
@@ -233,15 +235,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--folder", type=Path, help="where the disks are (default: a temporary folder, in memory if there is one)"
     )
+    parser.add_argument("--workers", type=int, default=1, help="scripts that run at once")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    if why := seccomp_why():
+    if why := seccomp.why_not():
         sys.stderr.write(f"cannot be run here: {why}\n")
         return 2
     share = tuple(map(int, asked.share.split("/")))
     kinds = tuple(asked.fault or watch.KINDS)
     reports: list[Report] = []
+    if asked.workers > 1:
+        return _side_by_side(asked.script or names, arguments, asked.workers)
     base = asked.folder or (Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None)
     with tempfile.TemporaryDirectory(prefix="gitquorum-crash-", dir=base) as folder:
         for script in all_scripts():
@@ -261,10 +266,18 @@ def main(arguments: list[str]) -> int:
     return 1 if any(report.wrong for report in reports) else 0
 
 
-def seccomp_why() -> str:
-    from tests.crash import seccomp
+def _side_by_side(names: list[str], arguments: list[str], workers: int) -> int:
+    """One process a script, so many at once; each says what it has to say when it is done."""
 
-    return seccomp.why_not()
+    def one(name: str) -> int:
+        command = [sys.executable, "-m", "tests.crash.steps", *arguments, "--workers", "1", "--script", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        sys.stdout.write(done.stdout + done.stderr)
+        sys.stdout.flush()
+        return done.returncode
+
+    with ThreadPoolExecutor(workers) as pool:
+        return max(pool.map(one, names))
 
 
 def _say(report: Report, as_json: bool) -> None:

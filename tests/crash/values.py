@@ -32,7 +32,7 @@ def keyring(node: NodeId) -> Keyring:
 
 def config(data_dir: Path, nodes: tuple[NodeId, ...], **settings: object) -> Config:
     members = tuple(Member(id=node, url=f"http://{node}.example:3001", public_keys=_PUBLIC[node]) for node in nodes)
-    values: dict[str, object] = {"free_bytes_min": 0, "prepare_timeout_s": 1.0, "abort_timeout_s": 0.2, **settings}
+    values: dict[str, object] = {"free_bytes_min": 0, "prepare_timeout_s": 2.0, "abort_timeout_s": 0.2, **settings}
     return Config(node_id=A, members=members, data_dir=data_dir, private_key=data_dir / "key", **values)  # type: ignore[arg-type]
 
 
