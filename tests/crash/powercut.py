@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +307,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="gitquorum-power-", dir=base) as folder:
         report = Cuts(Path(folder), asked.seed).run(asked.cuts)
     if asked.json:
-        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+        sys.stdout.write(json.dumps(vars(report)) + "\n")
     else:
         known = ", ".join(f"{number} × {what}" for what, number in sorted(report.acknowledged.items()))
         sys.stdout.write(f"{report.cuts} cuts (seed {report.seed}) in {report.seconds} s; acknowledged: {known}\n")

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +282,7 @@ def _side_by_side(names: list[str], arguments: list[str], workers: int) -> int:
 
 def _say(report: Report, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+        sys.stdout.write(json.dumps(vars(report)) + "\n")
     else:
         struck = " ".join(f"{call}:{number}" for call, number in sorted(report.struck.items()))
         outcomes = ", ".join(f"{number} {what}" for what, number in report.outcomes.most_common())
