@@ -478,20 +478,7 @@ class Node:
     def _finished(self, reply: TransportReply) -> TransportReply:
         """What the runtime adds on the way out: a yes is signed, a promise says whether the objects are here."""
         if isinstance(reply, Vote) and reply.kind is VoteKind.YES:
-            signature = sign(self.name, reply.statement.encode())
-            return Vote(
-                reply.repository,
-                reply.voters,
-                reply.ballot,
-                reply.quorum,
-                reply.kind,
-                reply.position,
-                reply.committed,
-                reply.incarnation,
-                reply.none,
-                reply.reason,
-                signature,
-            )
+            return replace(reply, signature=sign(self.name, reply.statement.encode()))
         if isinstance(reply, Promise) and reply.accepted is not None and reply.accepted.change is not None:
             return replace(reply, staged=self.disk.holds(reply.accepted.change.packs))
         return reply

@@ -21,8 +21,12 @@ from node.protocol.register import Register
 from node.protocol.timing import Timing
 from tests.scenarios.cluster_node import Node
 from tests.scenarios.conditions import Conditions
-from tests.scenarios.laws import Laws
+from tests.scenarios.laws import Broken, Laws
 from tests.scenarios.values import REPOSITORY, founding_certificate, genuine
+
+
+EVENTS_MAX = 100_000
+"""A long schedule has some ten thousand."""
 
 
 class World:
@@ -64,6 +68,8 @@ class World:
 
     def after(self, delay_s: float, what: Callable[..., None], *args: Any) -> None:
         self._count += 1
+        if self._count > EVENTS_MAX:
+            raise Broken(f"{EVENTS_MAX} events: something spins, last {getattr(what, '__qualname__', what)}")
         heapq.heappush(self._heap, (self.now + delay_s, self._count, what, args))
 
     def run(self, until: float) -> None:
