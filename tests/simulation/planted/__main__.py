@@ -29,7 +29,7 @@ def main() -> int:
         first=options.first,
         workers=options.workers,
         seconds_max=options.seconds,
-        told=None if quiet else lambda find: print(line(find), flush=True),
+        told=None if quiet else lambda find: say(line(find)),
     )
     if options.json:
         rows = [{"name": f.name, "schedules": f.schedules, "seed": f.seed, "broken": f.broken} for f in finds]
@@ -39,8 +39,13 @@ def main() -> int:
         sys.stdout.write(markdown(finds))
     survivors = [find.name for find in finds if find.survived]
     if not quiet:
-        print(f"{len(finds) - len(survivors)} of {len(finds)} found" + (f"; SURVIVED: {survivors}" if survivors else ""))
+        say(f"{len(finds) - len(survivors)} of {len(finds)} found" + (f"; SURVIVED: {survivors}" if survivors else ""))
     return 1 if survivors else 0
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def line(find: Find) -> str:

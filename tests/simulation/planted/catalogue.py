@@ -1,23 +1,28 @@
 """The catalogue: every rule in bold of replication.md taken out of the real core, and other mistakes that one could make.
 
-Each is a small change of the text of one method (``planting.py``). ``hunt.py`` says how many schedules it takes until a law is broken.
-Where a mutation changes a test cluster instead of the core, the rule is one that ``node/replica.py``, ``node/reading.py`` or the
-journal keeps, whose part ``tests/scenarios`` plays.
+Each is a small change of the text of one method (``planting.py``). ``hunt.py`` says how many schedules it takes until a law is
+broken. Where a mutation changes a test cluster instead of the core, the rule is one that ``node/replica.py``, ``reading.py``,
+``membership.py``, ``restoring.py`` or the journal keeps, whose part ``tests/scenarios`` plays.
 """
+# ruff: noqa: E501 - the text of a method is not wrapped
 
 from node.protocol import reads
-from node.protocol.acceptor import AcceptOp, CommitOp
+from node.protocol.acceptor import AcceptOp, CommitOp, RejoinOp
 from node.protocol.batch import Pending
 from node.protocol.coordinator import Coordinator
+from node.protocol.ids import NodeId
 from node.protocol.messages import Status
 from node.protocol.promises import Promises
 from node.protocol.proposal import Proposal
 from node.protocol.reads import Barrier
 from node.protocol.register import Register
+from node.protocol.rejoin import Rejoin
+from node.protocol.standing import Life
 from node.protocol.voter import Voter
 from tests.scenarios import reader
 from tests.scenarios.cluster_node import Node
 from tests.scenarios.learner import Learner
+from tests.scenarios.membership import Membership
 from tests.scenarios.reader import Reader
 from tests.simulation.planted.planting import Mutation, Patch, replaced, rewritten
 from tests.simulation.weather import Weather
@@ -35,6 +40,13 @@ def _barrier_of_lowest(answers: list[Status]) -> Barrier:
     if top.accepted_change and top.accepted_base.version == committed:
         return Barrier(committed + 1, doubtful=True)
     return Barrier(committed, doubtful=False)
+
+
+def _only_remember(self: Membership, peer: NodeId, life: Life | None) -> bool:
+    """Answers of a life older than was seen are counted too: else that second net catches what the first one lets through."""
+    if life is not None:
+        self.counted(peer, life)
+    return True
 
 
 def _both(owner: object, other: object, name: str, function: object) -> tuple[Patch, ...]:
@@ -758,6 +770,150 @@ PROOF = (
     ),
 )
 
+REJOINING = (
+    Mutation(
+        "new_journal_votes_at_once",
+        "R4",
+        "a node with an empty journal rejoins before it answers anything",
+        (
+            rewritten(
+                Membership,
+                "_consider",
+                ("self.lose(verdict.reason)", "disk.standing = Standing(State.MEMBER)\n            node.begin()"),
+            ),
+        ),
+    ),
+    Mutation(
+        "old_copy_votes_at_once",
+        "R4",
+        "a node that a peer says is older than what it has seen of it rejoins",
+        (
+            rewritten(Membership, "_met", ("(reason := disk.life.behind(seen))", "(reason := '')")),
+            rewritten(Membership, "_consider", ("elif disk.set_back and len(self._heard) < len(self._others):", "elif False:")),
+        ),
+    ),
+    Mutation(
+        "no_new_incarnation",
+        "R4.1",
+        "who rejoins takes an incarnation that is newer than any known",
+        (rewritten(Membership, "_clear", ("incarnation=effect.incarnation)", "incarnation=disk.life.incarnation)")),),
+    ),
+    Mutation(
+        "older_incarnations_counted",
+        "R4",
+        "a set counts only if no member knows a newer incarnation of another than the one that member answered with",
+        (
+            replaced(Coordinator, "_fresh", lambda self, sender, incarnation, table: True),
+            replaced(Coordinator, "_hear_of", lambda self, table: None),
+            replaced(reader, "fresh", lambda answers, own=(): dict(answers)),
+            replaced(Membership, "counts", _only_remember),
+        ),
+        bold=True,
+        schedule="B votes, is wiped, rejoins empty; A counts B's old vote",
+    ),
+    Mutation(
+        "voters_do_not_tell_incarnations",
+        "R4",
+        "every promise and vote carries the table of incarnations that its sender knows",
+        (
+            replaced(Membership, "enrolled", lambda self, node, incarnation: None),
+            replaced(Membership, "counts", _only_remember),
+        ),
+    ),
+    Mutation(
+        "rejoined_from_one_member",
+        "R4.1, R4.2",
+        "a majority of the voters, the node itself not counted, tells what it remembers",
+        (
+            rewritten(
+                Rejoin, "_enough", ("return len(self._answered) >= self._members.majority", "return len(self._answered) >= 1")
+            ),
+        ),
+    ),
+    Mutation(
+        "rejoined_from_a_majority_with_itself",
+        "R4.1",
+        "itself not counted",
+        (
+            rewritten(
+                Rejoin,
+                "_enough",
+                (
+                    "return len(self._answered) >= self._members.majority",
+                    "return len(self._answered) + 1 >= self._members.majority",
+                ),
+            ),
+        ),
+    ),
+    Mutation(
+        "rejoined_without_promises",
+        "R4.3",
+        "promised becomes the highest reported",
+        (rewritten(RejoinOp, "on", ("promised = max(record.promised, self.promised,", "promised = max(record.promised,")),),
+    ),
+    Mutation(
+        "rejoined_without_accepted",
+        "R4.3",
+        "accepted becomes the reported record with the highest ballot",
+        (
+            rewritten(
+                RejoinOp,
+                "on",
+                ("if self.accepted is not None and self.accepted.ballot >= record.accepted_ballot:", "if False:"),
+            ),
+        ),
+    ),
+    Mutation(
+        "rejoined_with_the_lowest_accepted",
+        "R4.3",
+        "the highest ballot",
+        (
+            rewritten(
+                Rejoin,
+                "_gathered",
+                ("accepted = max(\n        (record.accepted", "accepted = min(\n        (record.accepted"),
+            ),
+        ),
+    ),
+    Mutation(
+        "rejoined_without_history",
+        "R4.3",
+        "the highest committed version is caught up to",
+        (rewritten(Membership, "_restore", ("self._learn(wanted) or self._take_over(wanted)", "self._learn(wanted) and ''")),),
+    ),
+    Mutation(
+        "interrupted_rejoining_forgotten",
+        "R4",
+        "the mark stands through any crash",
+        (
+            rewritten(
+                Membership,
+                "lose",
+                (
+                    "disk.standing = replace(disk.standing, state=State.REJOINING, reason=reason)",
+                    "disk.standing = replace(disk.standing, state=State.MEMBER)",
+                ),
+            ),
+        ),
+    ),
+    Mutation(
+        "records_told_before_the_incarnation_is_known",
+        "R4.1",
+        "members store the new incarnation before they answer",
+        (
+            rewritten(
+                Membership,
+                "enrol",
+                (
+                    "known = disk.enrolled[sender] = (message.incarnation, message.life)\n        self.enrolled(sender, message.incarnation)",
+                    "known = (message.incarnation, message.life)",
+                ),
+            ),
+            replaced(Membership, "counts", _only_remember),
+        ),
+    ),
+)
+
 LIVENESS = (
     Mutation(
         "found_change_not_sent_again",
@@ -818,4 +974,4 @@ LIVENESS = (
     ),
 )
 
-CATALOGUE: tuple[Mutation, ...] = (*DISK, *VOTER, *COORDINATOR, *READS, *PROOF, *LIVENESS)
+CATALOGUE: tuple[Mutation, ...] = (*DISK, *VOTER, *COORDINATOR, *READS, *REJOINING, *PROOF, *LIVENESS)

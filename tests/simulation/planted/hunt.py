@@ -1,7 +1,7 @@
 """How many schedules it takes until the simulation finds each planted bug: ``python -m tests.simulation.planted``.
 
-The same seeds as everywhere, in order from 0; the first schedule that breaks a law ends the hunt for that mutation. The real core
-passes all of them (``test_random_schedules.py``), so what is found is the mutation.
+The same seeds as everywhere, in order from 0; the first schedule that breaks a law ends the hunt for that mutation. The real
+core passes all of them (``test_random_schedules.py``), so what is found is the mutation.
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
 """How a rule is taken out of the real core: a method is replaced while a context lasts.
 
-``rewritten`` changes the text of a method and compiles it in its own module. The text must be there exactly as often as said, so a
-mutation cannot silently become none when the core changes: then it fails, and is written anew.
+``rewritten`` changes the text of a method and compiles it in its own module. The text must be there exactly once, so a mutation
+cannot silently become none when the core changes: then it fails, and is written anew.
 """
 
 import inspect
@@ -70,7 +70,7 @@ def rewritten(owner: type, name: str, *changes: tuple[str, str]) -> Patch:
             text = text.replace(old, new)
         text = text.replace("@property\n", "", 1) if is_property else text
         scope: dict[str, Any] = {}
-        exec(compile(text, f"<{owner.__name__}.{name}, mutated>", "exec"), function.__globals__, scope)  # noqa: S102
+        exec(compile(text, f"<{owner.__name__}.{name}, mutated>", "exec"), function.__globals__, scope)
         return property(scope[function.__name__]) if is_property else scope[function.__name__]
 
     return Patch(owner, name, make)
