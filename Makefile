@@ -28,6 +28,9 @@ FROM = 0
 test-simulation: .venv/.installed ## 100,000 seeded schedules (SCHEDULES=, FROM=); prints how often each fault fired
 	$(PY) -m tests.simulation --schedules $(SCHEDULES) --from $(FROM)
 
+test-planted: .venv/.installed ## every rule taken out of the core: how many schedules find it
+	$(PY) -m tests.simulation.planted
+
 lint: .venv/.installed ## ruff, mypy --strict, import contracts
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .

@@ -100,6 +100,8 @@ class Profile:
     intruders: tuple[int, ...] = (0, 0, 0, 1)
     """Forged and replayed messages."""
     grudges: tuple[int, ...] = (0, 0, 1)
+    against: tuple[str, ...] = ("Claim", "Promise", "Prepare", "Vote", "Vote", "Commit", "Abort")
+    """Kinds of messages that a grudge may be borne against."""
     unstaged: tuple[float, ...] = (0.0, 0.0, 0.2)
     sizes: tuple[int, ...] = (3, 3, 3, 3, 5)
 
@@ -136,5 +138,15 @@ PROFILES = (
         sizes=(3, 3, 3, 5),
     ),
     Profile("broker", 2, broker=(1, 2, 3), intruders=(0, 1, 2), pauses=(0, 1), clocks=(0, 1)),
-    Profile("readers", 2, pushes=(1, 2), rivals=(0,), reads=(2, 4), grudges=(0, 1), aimed=(0, 1), cuts=(0, 1)),
+    Profile(
+        "readers",
+        3,
+        pushes=(1, 2),
+        rivals=(0,),
+        reads=(3, 6),
+        grudges=(1, 2),
+        against=("Commit", "Commit", "Vote"),
+        aimed=(0, 1),
+        cuts=(0, 1),
+    ),
 )

@@ -89,7 +89,7 @@ class Schedule:
         for _ in range(rng.choice(profile.rivals)):
             self._at(self._rivals)
         for _ in range(rng.choice(profile.grudges)):
-            weather.bear_grudge(names, profile.faults_s)
+            weather.bear_grudge(names)
         plans: tuple[tuple[tuple[int, ...], tuple[Callable[[], None], ...]], ...] = (
             (profile.reads, (self._read,)),
             (profile.crashes, (self._crash,)),

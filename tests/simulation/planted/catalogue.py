@@ -15,7 +15,6 @@ from node.protocol.messages import Status
 from node.protocol.promises import Promises
 from node.protocol.proposal import Proposal
 from node.protocol.reads import Barrier
-from node.protocol.register import Register
 from node.protocol.rejoin import Rejoin
 from node.protocol.standing import Life
 from node.protocol.voter import Voter
@@ -684,6 +683,7 @@ READS = (
         ),
         bold=True,
         schedule="a reader that does serves a change whose abort is being counted",
+        profile="readers",
     ),
     Mutation(
         "read_below_the_highest_ballot",
@@ -691,18 +691,21 @@ READS = (
         "the accepted record with the highest ballot says whether to wait",
         _both(reads, reader, "barrier", _barrier_of_lowest),
         bold=True,
+        profile="readers",
     ),
     Mutation(
         "accepted_change_not_waited_for",
         "R5",
         "a change accepted on the highest version may be decided: a read waits for it",
         _both(reads, reader, "barrier", _barrier_ignores_accepted),
+        profile="readers",
     ),
     Mutation(
         "read_without_majority",
         "R5",
         "a majority is asked",
         (replaced(Reader, "majority", lambda self: 1),),
+        profile="readers",
     ),
     Mutation(
         "question_shared_with_a_later_read",
@@ -726,12 +729,14 @@ READS = (
                 ),
             ),
         ),
+        profile="readers",
     ),
     Mutation(
         "read_before_it_is_applied",
         "R5",
         "the version named is waited for",
         (rewritten(Reader, "_serve", ("if node.applied.position.version < wanted:", "if False:")),),
+        profile="readers",
     ),
 )
 
@@ -762,12 +767,6 @@ PROOF = (
             rewritten(Learner, "_page", ("peer.disk.register.position.version > here.version and", "True and")),
         ),
     ),
-    Mutation(
-        "name_conflicts_not_checked",
-        "V2",
-        "a change is checked against the value it stands on",
-        (replaced(Register, "refuses", lambda self, change: None), replaced(Register, "applied", Register.applied)),
-    ),
 )
 
 REJOINING = (
@@ -782,6 +781,7 @@ REJOINING = (
                 ("self.lose(verdict.reason)", "disk.standing = Standing(State.MEMBER)\n            node.begin()"),
             ),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "old_copy_votes_at_once",
@@ -791,12 +791,14 @@ REJOINING = (
             rewritten(Membership, "_met", ("(reason := disk.life.behind(seen))", "(reason := '')")),
             rewritten(Membership, "_consider", ("elif disk.set_back and len(self._heard) < len(self._others):", "elif False:")),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "no_new_incarnation",
         "R4.1",
         "who rejoins takes an incarnation that is newer than any known",
         (rewritten(Membership, "_clear", ("incarnation=effect.incarnation)", "incarnation=disk.life.incarnation)")),),
+        profile="amnesia",
     ),
     Mutation(
         "older_incarnations_counted",
@@ -810,6 +812,7 @@ REJOINING = (
         ),
         bold=True,
         schedule="B votes, is wiped, rejoins empty; A counts B's old vote",
+        profile="amnesia",
     ),
     Mutation(
         "voters_do_not_tell_incarnations",
@@ -819,6 +822,7 @@ REJOINING = (
             replaced(Membership, "enrolled", lambda self, node, incarnation: None),
             replaced(Membership, "counts", _only_remember),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "rejoined_from_one_member",
@@ -829,6 +833,7 @@ REJOINING = (
                 Rejoin, "_enough", ("return len(self._answered) >= self._members.majority", "return len(self._answered) >= 1")
             ),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "rejoined_from_a_majority_with_itself",
@@ -844,12 +849,14 @@ REJOINING = (
                 ),
             ),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "rejoined_without_promises",
         "R4.3",
         "promised becomes the highest reported",
         (rewritten(RejoinOp, "on", ("promised = max(record.promised, self.promised,", "promised = max(record.promised,")),),
+        profile="amnesia",
     ),
     Mutation(
         "rejoined_without_accepted",
@@ -862,6 +869,7 @@ REJOINING = (
                 ("if self.accepted is not None and self.accepted.ballot >= record.accepted_ballot:", "if False:"),
             ),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "rejoined_with_the_lowest_accepted",
@@ -874,12 +882,14 @@ REJOINING = (
                 ("accepted = max(\n        (record.accepted", "accepted = min(\n        (record.accepted"),
             ),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "rejoined_without_history",
         "R4.3",
         "the highest committed version is caught up to",
         (rewritten(Membership, "_restore", ("self._learn(wanted) or self._take_over(wanted)", "self._learn(wanted) and ''")),),
+        profile="amnesia",
     ),
     Mutation(
         "interrupted_rejoining_forgotten",
@@ -895,6 +905,7 @@ REJOINING = (
                 ),
             ),
         ),
+        profile="amnesia",
     ),
     Mutation(
         "records_told_before_the_incarnation_is_known",
@@ -911,6 +922,7 @@ REJOINING = (
             ),
             replaced(Membership, "counts", _only_remember),
         ),
+        profile="amnesia",
     ),
 )
 

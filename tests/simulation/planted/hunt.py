@@ -1,7 +1,8 @@
 """How many schedules it takes until the simulation finds each planted bug: ``python -m tests.simulation.planted``.
 
-The same seeds as everywhere, in order from 0; the first schedule that breaks a law ends the hunt for that mutation. The real
-core passes all of them (``test_random_schedules.py``), so what is found is the mutation.
+Seeds in order from 0; the first schedule that breaks a law ends the hunt for that mutation. One whose rule matters in one
+profile only is hunted in that one (``Mutation.profile``). The real core passes the same schedules
+(``test_random_schedules.py``), so what is found is the mutation.
 """
 
 import multiprocessing
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tests.scenarios.laws import Broken
+from tests.simulation.faults import PROFILES
 from tests.simulation.planted.catalogue import CATALOGUE
 from tests.simulation.planted.planting import Mutation
 from tests.simulation.schedule import Schedule
@@ -35,11 +37,12 @@ class Find:
 def hunt(mutation: Mutation, bound: int, *, first: int = 0, seconds_max: float = float("inf")) -> Find:
     began = time.process_time()
     run = 0
+    profiles = tuple(profile for profile in PROFILES if mutation.profile in ("", profile.name))
     with mutation.planted():
         for seed in range(first, first + bound):
             run += 1
             try:
-                Schedule(seed).run()
+                Schedule(seed, profiles=profiles).run()
             except Broken as broken:
                 return Find(mutation.name, run, seed, str(broken), time.process_time() - began)
             if time.process_time() - began > seconds_max:

@@ -48,6 +48,8 @@ class Mutation:
     """Whether the rule stands in bold in replication.md."""
     schedule: str = ""
     """What goes wrong then, as replication.md says it in brackets."""
+    profile: str = ""
+    """The profile of schedules (``faults.py``) that goes where this rule matters; all of them if empty."""
 
     @contextmanager
     def planted(self) -> Iterator[None]:
