@@ -31,6 +31,9 @@ test-simulation: .venv/.installed ## 100,000 seeded schedules (SCHEDULES=, FROM=
 test-planted: .venv/.installed ## every rule taken out of the core: how many schedules find it
 	$(PY) -m tests.simulation.planted
 
+test-exhaustive: .venv/.installed ## every interleaving within bounds, SECONDS=1800 for all of them, two side by side
+	$(PY) -m tests.simulation.exhaustive --seconds $(or $(SECONDS),1800) --workers 2
+
 lint: .venv/.installed ## ruff, mypy --strict, import contracts
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .

@@ -14,6 +14,7 @@ import structlog
 
 from node.config import Config
 from node.edges import Edges
+from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
@@ -23,7 +24,9 @@ from node.protocol.messages import Pong
 from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
+from node.repair import Repair
 from node.replay import replay
+from node.scrub import Scrub
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
@@ -95,6 +98,8 @@ class Runtime:
             self._on_alarm,
         )
         self._registry = Registry(edges, journal, config.voters)
+        examiner = Examiner(edges, self._registry)
+        self.care = Scrub(edges, self._registry, examiner, Repair(edges, self._registry, examiner, self._on_amnesia))
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
@@ -121,6 +126,7 @@ class Runtime:
         await self._transport.start(self.serving.on_request)
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
+        self._spawn(self.care.run())
         for repository in await self._journal.in_doubt():
             await self._registry.get(repository)
         self._ready = True
@@ -200,7 +206,15 @@ class Runtime:
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self._follower.on_pong(peer, pong)
 
+    def _on_amnesia(self, reason: str) -> None:
+        """What this node promised is not known any more: the replica is loaded no more, and its row says why."""
+        log.error("acceptor record lost", reason=reason)
+
     def _on_alarm(self, repository: RepoId, reason: str) -> None:
+        """An empty reason: it is well again."""
+        if not reason:
+            self._alarms.pop(repository, None)
+            return
         self._alarms[repository] = reason
         while len(self._alarms) > ALARMS_MAX:
             self._alarms.popitem(last=False)

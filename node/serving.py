@@ -8,7 +8,7 @@ import structlog
 from node.config import Config
 from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
 from node.protocol.change import PackRef
-from node.protocol.ids import Ballot, NodeId, RepoId
+from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
 from node.protocol.incarnations import newest
 from node.protocol.messages import (
     INLINE_PACK_BYTES_MAX,
@@ -162,8 +162,10 @@ class Serving:
 
     async def _history_page(self, repository: RepoId, since: int, limit: int) -> HistoryPage:
         replica = await self._registry.get(repository)
-        entries = await self._journal.history(repository, since, limit)
         register = replica.register
+        if replica.stopped:  # what is wrong with it may be its history
+            return HistoryPage(repository, (), ORIGIN, 0)
+        entries = await self._journal.history(repository, since, limit)
         packs = await self._riding_along(register, entries)
         return HistoryPage(repository, entries, register.position, register.floor, packs)
 

@@ -305,6 +305,8 @@ class Status:
     """Those of other nodes that this voter had stored when it answered (R4)."""
     life: Life | None = None
     """Where its journal stood."""
+    set_aside: str = ""
+    """Why this replica neither votes nor serves reads: its answer is for people, and counts for nothing (R3)."""
 
 
 @dataclass(frozen=True, slots=True)

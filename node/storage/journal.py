@@ -2,7 +2,7 @@
 
 This file is the front: it turns the port's questions and writes into work for the threads behind it.
 
-    journal_rows.py    rows and their checksums
+    journal_rows.py    rows and their checksums               journal_care.py   what scrub and repair ask (verify, mend)
     journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
     group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
     journal_lives.py   whose life it is, who rejoined
@@ -32,6 +32,7 @@ from node.protocol.register import Register
 from node.storage import journal_reads as reads
 from node.storage.deferred import Deferred, Notes
 from node.storage.group_commit import LINGER_S, WAITING_MAX, GroupCommit
+from node.storage.journal_care import SqliteCare
 from node.storage.journal_codec import to_text
 from node.storage.journal_lives import SqliteLives
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database
@@ -74,6 +75,8 @@ class SqliteJournal:
             connection, self._deferred, self._keep, self._committed, waiting_max=waiting_max, linger_s=linger_s
         )
         self.lives.begin(self._writer.submit, self._reads.run)
+
+        self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit)
 
     @classmethod
     def open(
@@ -213,6 +216,10 @@ class SqliteJournal:
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None:
         return self._deferred.transaction(txn) or await self._ask(lambda db: reads.transaction(db, txn))
+
+    @property
+    def care(self) -> SqliteCare:
+        return self._care
 
     @property
     def damages(self) -> Sequence[JournalDamaged]:

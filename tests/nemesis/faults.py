@@ -60,6 +60,8 @@ class Kind:
     act: Act
     needs: str = ""
     """``disks`` or ``clocks`` of the field."""
+    times: int = 2
+    """How often it is in a deck: less often where it stops all writes for long (a broker may take half a minute to start)."""
 
 
 # ---------------------------------------------------------------- nodes
@@ -371,7 +373,7 @@ def _shuffled(scene: Scene) -> list[str]:
 
 KINDS = (
     Kind("kill", "nodes", kill),
-    Kind("kill-majority", "nodes", kill_majority),
+    Kind("kill-majority", "nodes", kill_majority, times=1),
     Kind("pause", "nodes", pause),
     Kind("pause-majority", "nodes", pause_majority),
     Kind("die-before-decision", "nodes", dies_at(FaultPoint.BEFORE_DECISION)),
@@ -380,10 +382,10 @@ KINDS = (
     Kind("disk-watermark", "nodes", disk_watermark, "disks"),
     Kind("disk-full", "nodes", disk_full, "disks"),
     Kind("clock-jump", "nodes", clock_jump, "clocks"),
-    Kind("broker-kill", "wires", broker_kill),
-    Kind("broker-stop", "wires", broker_stop),
+    Kind("broker-kill", "wires", broker_kill, times=1),
+    Kind("broker-stop", "wires", broker_stop, times=1),
     Kind("broker-pause", "wires", broker_pause),
-    Kind("broker-alarm", "wires", broker_alarm),
+    Kind("broker-alarm", "wires", broker_alarm, times=1),
     Kind("queue-delete", "wires", queue_delete),
     Kind("queue-purge", "wires", queue_purge),
     Kind("isolate", "wires", isolate),

@@ -49,8 +49,10 @@ def chosen(names: Sequence[str], place: Field) -> tuple[list[Kind], list[str]]:
 
 
 def deck(rng: Random, kinds: Sequence[Kind]) -> Iterator[Kind]:
+    """Each kind as often as it says, in an order that is drawn anew each time."""
+    cards = [kind for kind in kinds for _ in range(kind.times)]
     while True:
-        yield from rng.sample(kinds, len(kinds))
+        yield from rng.sample(cards, len(cards))
 
 
 async def strike(
