@@ -273,6 +273,14 @@ def repair(
     mend(_home(context), name, node, Output(as_json), yes=yes)
 
 
+@app.command()
+def dataloss(context: typer.Context, as_json: Json = False) -> None:
+    """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
+    from node.command.dataloss import dataloss as look
+
+    look(_home(context), Output(as_json))
+
+
 @broker_app.command("kill")
 def broker_kill(context: typer.Context, as_json: Json = False) -> None:
     """Kill the broker with SIGKILL."""

@@ -154,6 +154,10 @@ class Config(BaseSettings):
         description="For staging: who names this secret may cut the node off from its peers for a minute at most (gitquorum "
         "drill does); without it nobody may.",
     )
+    anti_entropy_interval_s: Positive = Field(
+        default=30.0, description="Between two comparisons of everything with one peer, if the roots of both trees differ."
+    )
+
     fault_points: tuple[FaultPoint, ...] = Field(
         default=(), description="For tests: where this process shall die; see node/faults.py."
     )

@@ -205,6 +205,10 @@ class Replica:
         """No votes and no reads, until it is repaired and loaded again."""
         self._not_applied(reason)
 
+    def alarm(self, reason: str, *, stop: bool) -> None:
+        """Something that must never be; with ``stop`` this replica is set aside for good, not to be repaired from its peers."""
+        self._alarm(reason, stop=stop)
+
     @property
     def applying(self) -> bool:
         """Whether the disk may be ahead of ``applied``."""

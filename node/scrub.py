@@ -95,8 +95,9 @@ class Scrub:
                 continue
 
     async def _resume(self) -> None:
-        """Repairs that a stop of the node broke off are taken up again."""
+        """Repairs that a stop of the node broke off are taken up again; and an index that lies is better known soon."""
         try:
+            await self._file()
             self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
         except StorageError as error:
             log.error("scrub broke off", error=str(error))

@@ -5,6 +5,7 @@ from typing import assert_never
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.disk import Disk
 from node.ports import Journal, NodeError, ObjectStore, Transport
@@ -17,6 +18,7 @@ from node.protocol.messages import (
     Abort,
     AcceptorPage,
     AcceptorRecords,
+    Branches,
     Claim,
     Commit,
     DirectReply,
@@ -68,6 +70,8 @@ class Serving:
         registry: Registry,
         records: Records,
         staging: Staging,
+        *,
+        anti_entropy: AntiEntropy,
     ) -> None:
         self._config = config
         self._disk = disk
@@ -77,6 +81,7 @@ class Serving:
         self._registry = registry
         self._records = records
         self._staging = staging
+        self._anti_entropy = anti_entropy
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
@@ -109,6 +114,7 @@ class Serving:
                     lives.life,
                     lives.seen.get(sender),
                     lives.standing,
+                    root=await self._anti_entropy.root(),
                 )
             case Query(repository):
                 return (await self._registry.get(repository)).status()
@@ -117,6 +123,8 @@ class Serving:
             case Summaries(since):
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
+            case Branches(prefixes):
+                return await self._anti_entropy.page(prefixes)
             case Stage(repository, packs, holders):
                 problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)

@@ -6,6 +6,7 @@ This file is the front: it turns the port's questions and writes into work for t
     journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
     group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
     journal_lives.py   whose life it is, who rejoined
+    journal_lost.py    one that cannot be trusted at start
     deferred.py        what waits for somebody else's fsync   lock.py            one process per data directory
 
 Durable when the call returns: ``write`` and ``stop_voting``. Durable soon (``LINGER_S``, or with the next write), and visible
@@ -35,7 +36,8 @@ from node.storage.group_commit import LINGER_S, WAITING_MAX, GroupCommit
 from node.storage.journal_care import SqliteCare
 from node.storage.journal_codec import to_text
 from node.storage.journal_lives import SqliteLives
-from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database
+from node.storage.journal_lost import open_or_lose
+from node.storage.journal_schema import FILE_NAME, FOLDER_NAME
 from node.storage.journal_writes import OpWrite, keep_notes, stop_voting, trim_transactions
 from node.storage.lock import DataDirectoryLock
 
@@ -93,12 +95,13 @@ class SqliteJournal:
 
         Raises:
             DataDirectoryInUse: another process holds it.
-            JournalRefused: another node's or cluster's, of an unknown format, or damaged.
+            JournalRefused: another node's or cluster's, or of an unknown format. One that is damaged is kept aside, and the
+                node has to rejoin (``journal_lost.py``).
             StorageError: the disk cannot be used.
         """
         lock = DataDirectoryLock.take(data_dir)
         try:
-            connection, identity = open_database(data_dir, node, cluster)
+            connection, identity = open_or_lose(data_dir, node, cluster)
         except BaseException:
             lock.release()
             raise
