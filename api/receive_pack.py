@@ -54,7 +54,7 @@ async def receive_pack(exchange: Exchange, service: Service, config: Config, bud
                 await exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
                 await exchange.answer(HTTPStatus.OK, RESULT, b"")
                 return
-            look = SecondLook(service, name, exchange.version)
+            look = SecondLook(service, name, exchange.position)
             await _Push(exchange, service, config, name, request, look).run(PushPack(head, pieces, look.moved))
 
 
@@ -108,7 +108,8 @@ class _Push:
             await body.skip(SKIP_BYTES_MAX, SKIP_S)
             self._exchange.linger = (self._pack_bytes_max, LINGER_S)
         said = report(request.commands, unpack, reasons) if request.wants_report else b""
-        self._exchange.version = max(self._exchange.version or 0, self._look.version or 0)
+        known = [position for position in (self._exchange.position, self._look.position) if position is not None]
+        self._exchange.position = max(known, key=lambda position: position.version, default=None)
         await self._band.finish(said, self._remark)
 
     async def _push(self, pack: PushPack, afterwards: AsyncExitStack) -> dict[bytes, str]:
@@ -194,6 +195,6 @@ class _Push:
             # It was submitted, and may have reached a voter: no word but this one is true.
             return {ref.encode(): f"{unknown(txn, self._url)} ({error})" for ref in refs}
         if outcome.kind is OutcomeKind.COMMITTED and outcome.position is not None:
-            self._exchange.version = outcome.position.version
+            self._exchange.position = outcome.position
             self._remark = remark(outcome)
         return reasons_of(outcome, refs, atomic=atomic, url=self._url)

@@ -203,16 +203,28 @@ class Front:
 
     # ------------------------------------------------------------ reads
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
         replica = await self._registry.get(name.key)
-        if consistency is Consistency.LINEARIZABLE:
-            register = await self._reader.linearizable(replica)
-        else:
-            register = replica.applied_register
-        if not register.exists or register.name != str(name):
-            hint = f"; there is {register.name}" if register.exists else ""
-            raise RepositoryAbsent(f"repository {name} does not exist{hint}")
-        return register
+        read = self._reader.linearizable if consistency is Consistency.LINEARIZABLE else self._reader.local
+        try:
+            return _existing(name, await read(replica, at_least))
+        except ReadUnavailable as error:
+            error.position = replica.applied_register.position
+            raise
+
+    async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
+        replica = await self._registry.get(name.key)
+        linearizable = consistency is Consistency.LINEARIZABLE
+        try:
+            if linearizable:
+                self._reader.check(replica)
+            register = await self._reader.local(replica)
+            if linearizable and not _is(name, register):
+                register = await self._reader.linearizable(replica)
+        except ReadUnavailable as error:
+            error.position = replica.applied_register.position
+            raise
+        return _existing(name, register)
 
     async def replicas(self, name: RepositoryName) -> Sequence[ReplicaView]:
         """Every voter's copy, compared with the highest committed version that anybody names."""
@@ -266,3 +278,15 @@ class Front:
 
     def state(self) -> NodeState:
         return self._state()
+
+
+def _is(name: RepositoryName, register: Register) -> bool:
+    """Whether there is a repository, under this very name: names that differ by case share one register."""
+    return register.exists and register.name == str(name)
+
+
+def _existing(name: RepositoryName, register: Register) -> Register:
+    if not _is(name, register):
+        hint = f"; there is {register.name}" if register.exists else ""
+        raise RepositoryAbsent(f"repository {name} does not exist{hint}", register.position)
+    return register

@@ -69,7 +69,7 @@ class Runtime:
             on_change=self._on_suspicion,
             on_pong=self._on_pong,
         )
-        reader = Reader(
+        self._reader = reader = Reader(
             config.me,
             peers,
             clock,
@@ -136,6 +136,7 @@ class Runtime:
             stack.push_async_callback(self._peers.stop)
             stack.push_async_callback(self._registry.close)
             stack.push_async_callback(self.service.close)
+            stack.push_async_callback(self._reader.close)
             stack.push_async_callback(self._end_tasks)
             await self._transport.stop()
 
