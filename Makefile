@@ -6,10 +6,10 @@ PY = .venv/bin/python
 UP_OPTIONS = $(if $(NODES),--nodes $(NODES)) $(if $(PORT),--base-port $(PORT)) $(if $(BROKER),--broker '$(BROKER)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint format bench lock setup system clean
+.PHONY: help up down status test test-simulation test-planted test-exhaustive test-nemesis test-crash lint format bench lock setup system clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: setup ## set up, start three nodes and a broker, prove it with a replicated push
 	@$(GITQUORUM) up --selfcheck $(UP_OPTIONS)
@@ -23,6 +23,11 @@ status: ## what runs, and which versions where
 test: setup ## set up, run the whole test suite
 	$(PY) -m pytest $(TESTS)
 
+SCHEDULES = 100000
+FROM = 0
+test-simulation: .venv/.installed ## 100,000 seeded schedules (SCHEDULES=, FROM=); prints how often each fault fired
+	$(PY) -m tests.simulation --schedules $(SCHEDULES) --from $(FROM)
+
 lint: .venv/.installed ## ruff, mypy --strict, import contracts
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -32,6 +37,9 @@ lint: .venv/.installed ## ruff, mypy --strict, import contracts
 format: .venv/.installed ## ruff's formatting and safe fixes
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+test-nemesis: setup ## ten minutes of faults on real nodes; MINUTES=60 SEED=1
+	$(PY) -m tests.nemesis --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## wall time of a small push, as a ratio to git http-backend
 	$(PY) bench/push.py

@@ -262,4 +262,16 @@ def _schemas() -> dict[str, Any]:
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     told = {"description": cleandoc(schema["description"])} if "description" in schema else {}
-    return {**schema, **told}
+    return {**_draft_07(schema), **told}
+
+
+def _draft_07(schema: Any) -> Any:
+    """AsyncAPI's schemas are of draft 7, which spells a tuple's ``prefixItems`` as a list in ``items``."""
+    if isinstance(schema, list):
+        return [_draft_07(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _draft_07(value) for name, value in schema.items()}
+    if "prefixItems" in plain:
+        plain["items"], plain["additionalItems"] = plain.pop("prefixItems"), False
+    return plain

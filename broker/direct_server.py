@@ -103,7 +103,7 @@ class DirectServer:
                 sealed = self._codec.seal(reply, opened.sender, timeout_s=REPLY_TIMEOUT_S, correlation=opened.id)
             except EnvelopeRefused as refusal:
                 if isinstance(reply, HistoryPage) and refusal.reason == "oversize" and len(reply.entries) > 1:
-                    reply = replace(reply, entries=reply.entries[: len(reply.entries) // 2])
+                    reply = replace(reply, entries=reply.entries[: len(reply.entries) // 2], packs=())
                     continue
                 _log.error("reply to %s of %s not sent: %s", opened.kind.word, opened.sender, refusal)
                 return problem(HTTPStatus.INTERNAL_SERVER_ERROR, f"the answer cannot be sent: {refusal}")

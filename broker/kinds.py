@@ -58,6 +58,8 @@ DIRECT_REPLIES = (
     Kind(m.HistoryPage, "history-page", PAGE_BYTES_MAX),
     Kind(m.SummaryPage, "summary-page", 4 * _MIB),
     Kind(m.TransactionReport, "transaction-report", 8 * _MIB),
+    Kind(m.Enrolment, "enrolment", 16 * _KIB),
+    Kind(m.AcceptorPage, "acceptor-page", PAGE_BYTES_MAX),
 )
 DIRECT_REQUESTS = (
     Kind(m.Stage, "stage", 1 * _MIB, ("staged",)),
@@ -67,6 +69,8 @@ DIRECT_REQUESTS = (
     Kind(m.Summaries, "summaries", 16 * _KIB, ("summary-page",)),
     Kind(m.Transaction, "transaction", 16 * _KIB, ("transaction-report",)),
     Kind(m.Fetch, "fetch", 64 * _KIB),
+    Kind(m.Enrol, "enrol", 16 * _KIB, ("enrolment",)),
+    Kind(m.AcceptorRecords, "acceptor-records", 16 * _KIB, ("acceptor-page",)),
 )
 
 KINDS = (*TRANSPORT_REQUESTS, *TRANSPORT_REPLIES, *DIRECT_REQUESTS, *DIRECT_REPLIES)

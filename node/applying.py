@@ -1,11 +1,13 @@
 """V6: what is committed becomes visible on this node's disk, in order, and a moment later durable there.
 
-The journal is the truth; this follows it. Readers wait for ``applied``. Small packs stay in the journal until ``sync``.
+The journal is the truth; this follows it. Readers wait for ``applied``. Small packs stay in the journal until ``sync``. What
+waits together is applied together: a node that catches up writes the objects of many changes, then the refs once.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -18,6 +20,9 @@ from node.protocol.ids import RepoId
 from node.protocol.register import Register
 
 log = structlog.get_logger()
+
+RUN_MAX = 128
+"""Changes that are applied together at most."""
 
 SYNC_DELAY_S = 1.0
 """Applied changes are brought to stable storage at most this much later; until then the journal keeps their packs."""
@@ -51,7 +56,8 @@ class Applier:
         self._spawn = spawn
         self._failed = failed
         self._stopped = bool(loaded.stopped)
-        self._to_apply: deque[tuple[Register, Change, Register]] = deque()
+        self._to_apply: deque[tuple[Change, Register]] = deque()
+        """Each with the value after it."""
         self._changed = asyncio.Event()
         self._applying = False
         self._syncing = False
@@ -60,9 +66,9 @@ class Applier:
     def busy(self) -> bool:
         return bool(self._to_apply)
 
-    def add(self, before: Register, change: Change, after: Register) -> None:
-        """``change`` is committed; told in order."""
-        self._to_apply.append((before, change, after))
+    def add(self, change: Change, after: Register) -> None:
+        """``change`` is committed and leads to ``after``; told in order."""
+        self._to_apply.append((change, after))
         if not self._applying:
             self._applying = True
             self._spawn(self._apply())
@@ -87,13 +93,13 @@ class Applier:
         return True
 
     async def _apply(self) -> None:
-        """V6, in order, one at a time. A disk that refuses is asked again, then the replica is set aside until the node starts
-        again and replays: the journal stays the truth, and nothing but the disk is wrong."""
+        """V6, in order. A disk that refuses is asked again, one change at a time, then the replica is set aside until the node
+        starts again and replays: the journal stays the truth, and nothing but the disk is wrong."""
         tries = 0
         try:
             while self._to_apply and tries < APPLY_TRIES:
                 try:
-                    await self._one(*self._to_apply[0])
+                    await self._some(self._next_run(1 if tries else RUN_MAX))
                     tries = 0
                 except (NodeError, OSError) as error:
                     tries += 1
@@ -104,8 +110,20 @@ class Applier:
             self._syncing = True
             self._spawn(self._sync())
 
+    def _next_run(self, count_max: int) -> list[tuple[Change, Register]]:
+        """What comes next and may be applied at once: a deletion, and what it has made moot, comes apart from the others."""
+        run: list[tuple[Change, Register]] = []
+        for change, after in islice(self._to_apply, count_max):
+            if run and (ChangeKind.DELETE in (change.kind, run[-1][0].kind) or self._moot(after) != self._moot(run[-1][1])):
+                break
+            run.append((change, after))
+        return run
+
+    def _moot(self, after: Register) -> bool:
+        return after.position.version <= self.moot_to
+
     async def _refused(self, error: Exception, tries: int) -> None:
-        version = self._to_apply[0][2].position.version
+        version = self._to_apply[0][1].position.version
         log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=str(error))
         if tries < APPLY_TRIES:
             await asyncio.sleep(APPLY_PAUSE_S * 2 ** (tries - 1))
@@ -113,14 +131,17 @@ class Applier:
             self._stopped = True
             self._failed(f"version {version} cannot be applied: {error}")
 
-    async def _one(self, before: Register, change: Change, after: Register) -> None:
+    async def _some(self, run: list[tuple[Change, Register]]) -> None:
         edges = self._edges
-        if change.kind is not ChangeKind.UPDATE or after.position.version > self.moot_to:
-            packs = await self._packs.small(change)
-            await edges.store.apply(before, change, after, tuple(packs.values()))
-        self._to_apply.popleft()
+        changes, after = [change for change, _ in run], run[-1][1]
+        wanted = [change for change in changes if change.kind is not ChangeKind.UPDATE or not self._moot(after)]
+        if wanted:
+            packs = [pack for change in wanted for pack in (await self._packs.small(change)).values()]
+            await edges.store.apply_all(wanted, after, packs)
+        for change in changes:
+            self._to_apply.popleft()
+            edges.trace.mark("apply", change.txns)
         self.register, self.applied = after, after.position.version
-        edges.trace.mark("apply", change.txns)
         self._wake()
         try:
             await edges.journal.mark_applied(self._repository, after.position.version)

@@ -1,10 +1,12 @@
 """Catch-up (R2): history that peers have and this node lacks, a page at a time, objects first.
 
-History is trusted by its chain and certificates (``protocol.catchup``). Any holder will do.
+History is trusted by its chain and certificates (``protocol.catchup``). Any holder will do. Small packs come with the page;
+others are fetched, a few at once. What was committed while this node was away is learned many changes at a time: they share
+the journal's fsyncs, so that a node which was away long overtakes pushes that go on meanwhile.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -12,17 +14,30 @@ import structlog
 from node.applying import Applier
 from node.edges import Edges
 from node.packs import Packs
-from node.ports import NodeError, PackRefused, StorageError, TransportError
-from node.protocol.catchup import HistoryRefused, steps
-from node.protocol.certificate import Certificate
+from node.ports import Busy, NodeError, PackRefused, StorageError, TransportError
+from node.protocol.catchup import HistoryRefused, Step, steps
 from node.protocol.change import Change
 from node.protocol.ids import NodeId, Position, RepoId
-from node.protocol.messages import History, HistoryPage
+from node.protocol.messages import History, HistoryPage, InlinePack
 from node.protocol.register import Register
 
 log = structlog.get_logger()
 
-HISTORY_PAGE = 64
+HISTORY_PAGE = 128
+
+PAGE_TIMEOUT_S = 5.0
+"""For one page from one holder; whoever is suspected is asked last."""
+
+LEARN_BYTES_MAX = 64 * 1024**2
+"""Packs that are staged before the changes which need them are learned; beyond, they are learned in several goes."""
+
+APPLY_BEHIND_MAX = 256
+"""Learned and not yet applied: each of these changes is kept in memory, with the whole ref table after it."""
+
+APPLY_WAIT_S = 60.0
+
+FETCHES_AT_ONCE = 4
+"""Changes of one page whose packs are fetched side by side."""
 
 COMMIT_GRACE_S = 0.05
 """How long a commit that is probably on its way is waited for before history is fetched."""
@@ -35,7 +50,10 @@ TOLD_MAX = 256
 
 Stage = Callable[[Change, tuple[NodeId, ...], int], Awaitable[str]]
 """(change, who has its packs, version of the last deletion): empty, or why its objects are not here."""
-Learn = Callable[[Change, Certificate | None], Awaitable[None]]
+Hold = Callable[[Iterable[Change], tuple[InlinePack, ...]], Awaitable[None]]
+"""Check packs that came along and hold them in memory. Raises ``PackRefused``."""
+Learn = Callable[[Sequence[Step]], Awaitable[None]]
+"""Commit proved changes whose objects are here, in order."""
 
 
 class CatchUpFailed(NodeError):
@@ -59,8 +77,8 @@ class CatchingUp:
         learn: Learn,
         alarm: Callable[[str, bool], None],
     ) -> None:
-        """``here`` is the committed value, ``learn`` commits one proved change whose objects are here, ``alarm`` gets a
-        reason, and whether it is one to stop voting for."""
+        """``here`` is the committed value, ``learn`` commits proved changes whose objects are here, ``alarm`` gets a reason,
+        and whether it is one to stop voting for."""
         self._edges = edges
         self._repository = repository
         self._packs = packs
@@ -96,6 +114,7 @@ class CatchingUp:
             while self._here().position.version < self._target and not self._stopped():
                 here = self._here().position.version
                 await self._once()
+                await self._applier.wait(self._here().position.version - APPLY_BEHIND_MAX, APPLY_WAIT_S)
                 failures = 0 if self._here().position.version > here else failures + 1
                 if failures:
                     await asyncio.sleep(min(0.2 * failures, CATCH_UP_PAUSE_S_MAX))
@@ -106,13 +125,15 @@ class CatchingUp:
 
     async def _once(self) -> None:
         edges = self._edges
-        live = [peer for peer in self._peers() if peer not in edges.suspected()]
-        holders = tuple(dict.fromkeys((*self._holders, *live)))
+        suspected = edges.suspected()
+        known = dict.fromkeys((*self._holders, *(peer for peer in self._peers() if peer not in suspected)))
+        holders = tuple(sorted(known, key=lambda peer: peer in suspected))
+        hold, stage, learn = self._packs.hold, self._stage, self._learn
         try:
-            await fetch_history(edges, self._repository, self._here(), holders, self._told, self._stage, self._learn)
+            await fetch_history(edges, self._repository, self._here(), holders, self._told, hold, stage, learn)
         except HistoryRefused as error:
             self._alarm(str(error), error.divergent)
-        except (CatchUpFailed, TransportError, StorageError, PackRefused) as error:
+        except (CatchUpFailed, TransportError, StorageError, PackRefused, Busy) as error:
             log.info("catch-up goes on elsewhere", repository=self._repository, error=str(error))
 
     async def _stage(self, change: Change, holders: tuple[NodeId, ...], floor: int) -> str:
@@ -129,10 +150,11 @@ async def fetch_history(
     here: Register,
     holders: tuple[NodeId, ...],
     told: Collection[Position],
+    hold: Hold,
     stage: Stage,
     learn: Learn,
 ) -> None:
-    """One page of history after ``here`` from the first holder that can give it, learned change by change.
+    """One page of history after ``here`` from the first holder that can give it, learned as far as its objects can be had.
 
     Raises:
         CatchUpFailed: if no holder knows more.
@@ -143,7 +165,7 @@ async def fetch_history(
     for holder in holders:
         question = History(repository, here.position.version, HISTORY_PAGE)
         try:
-            page = await edges.peers.ask(holder, question, timeout_s=edges.config.prepare_timeout_s)
+            page = await edges.peers.ask(holder, question, timeout_s=PAGE_TIMEOUT_S)
         except TransportError as error:
             failures.append(f"{holder}: {error}")
             continue
@@ -151,12 +173,14 @@ async def fetch_history(
             failures.append(f"{holder}: knows no more")
             continue
         try:
-            await _learn_page(edges, here, page, (holder, *holders), told, stage, learn)
+            proved = _proved(edges, here, page, told)
+            await hold((step.change for step in proved if step.needs_objects), page.packs)
+            await _learn_all(proved, page.floor, (holder, *holders), stage, learn)
         except HistoryRefused as error:
             if error.divergent:
                 raise
             refused = HistoryRefused(f"{holder}: {error}")  # perhaps another holder's is better
-        except CatchUpFailed as error:
+        except (CatchUpFailed, PackRefused) as error:
             failures.append(f"{holder}: {error}")
         else:
             return
@@ -165,23 +189,54 @@ async def fetch_history(
     raise CatchUpFailed("; ".join(failures) or "no peer in reach")
 
 
-async def _learn_page(
-    edges: Edges,
-    here: Register,
-    page: HistoryPage,
-    holders: tuple[NodeId, ...],
-    told: Collection[Position],
-    stage: Stage,
-    learn: Learn,
-) -> None:
-    """Objects first: no change is committed here before its packs are."""
+def _proved(edges: Edges, here: Register, page: HistoryPage, told: Collection[Position]) -> list[Step]:
     voters = next((entry.change.voters for entry in page.entries if entry.change.voters is not None), here.voters)
     if here.position.version > 0:
         voters = here.voters
     proved = steps(here.position, page, lambda _, certificate: certificate.flaw(voters, edges.signer.verify), told)
     if not proved:
         raise CatchUpFailed("the page holds no certified change")
+    return proved
+
+
+async def _learn_all(proved: Sequence[Step], floor: int, holders: tuple[NodeId, ...], stage: Stage, learn: Learn) -> None:
+    """Objects first: no change is committed here before its packs are. What comes before a change whose packs cannot be had
+    is learned all the same; raises ``CatchUpFailed`` if that is the first one."""
+    learned = False
+    for some in _goes(proved):
+        problems = await _stage_all(some, floor, holders, stage)
+        whole = next((number for number, problem in enumerate(problems) if problem), len(some))
+        if whole:
+            await learn(some[:whole])
+            learned = True
+        if whole < len(some):
+            if not learned:
+                raise CatchUpFailed(problems[whole])
+            return
+
+
+async def _stage_all(some: Sequence[Step], floor: int, holders: tuple[NodeId, ...], stage: Stage) -> list[str]:
+    """Per step, empty or why its objects are not here."""
+    turns = asyncio.Semaphore(FETCHES_AT_ONCE)
+
+    async def one(step: Step) -> str:
+        async with turns:
+            return await stage(step.change, holders, floor)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(step)) for step in some]
+    return [task.result() for task in tasks]
+
+
+def _goes(proved: Sequence[Step]) -> Iterator[Sequence[Step]]:
+    """Consecutive steps whose packs are together not much larger than is to be staged at once."""
+    some: list[Step] = []
+    size = 0
     for step in proved:
-        if problem := await stage(step.change, holders, page.floor):
-            raise CatchUpFailed(problem)
-        await learn(step.change, step.certificate)
+        some.append(step)
+        size += sum(pack.size_bytes for pack in step.change.packs)
+        if size > LEARN_BYTES_MAX:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

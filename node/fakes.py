@@ -314,6 +314,12 @@ class FakeObjects:
     def inline(self, packs: Iterable[PackRef]) -> tuple[InlinePack, ...]:
         return tuple(self.small[pack.sha256] for pack in packs if pack.sha256 in self.small)
 
+    async def read_small(self, name: str, packs: Sequence[PackRef]) -> tuple[InlinePack, ...]:
+        self.check("read_small")
+        here = self.repositories[name].packs if name in self.repositories else {}
+        found = (self.small.get(pack.sha256) or here.get(pack.sha256) for pack in packs)
+        return tuple(inline for inline in found if inline is not None)
+
     async def stage_fetched(self, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
         self.check("stage_fetched")
         if pack.sha256 in self.staged:
@@ -329,22 +335,26 @@ class FakeObjects:
         self._release(change)
 
     async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
+        await self.apply_all((change,), after, packs)
+
+    async def apply_all(self, changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
         await asyncio.sleep(0)
         self.check("apply")
-        if change.kind is ChangeKind.DELETE:
+        if changes[0].kind is ChangeKind.DELETE:
             self.repositories.pop(after.name, None)
-            self._release(change)
+            self._release(changes[0])
             return
         repository = self.repositories.setdefault(after.name, FakeRepository(after.head))
         along = {inline.sha256: inline for inline in packs}
-        for pack in change.packs:
+        for pack in (pack for change in changes for pack in change.packs):
             found = along.get(pack.sha256) or self.small.get(pack.sha256) or self.staged.get(pack.sha256)
             found = found or repository.packs.get(pack.sha256)
             if found is None:
                 raise DiskRefused(f"objects are missing: {pack.name} is neither staged nor in the repository")
             repository.packs[pack.sha256] = found
         self._show(repository, after)
-        self._release(change)
+        for change in changes:
+            self._release(change)
 
     async def materialise(self, register: Register) -> None:
         self.check("materialise")

@@ -4,7 +4,7 @@ Small ones ride along or are in the journal; large ones come by claim check, fro
 transfer that fails resumes from another holder.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from node.edges import Edges
 from node.ports import NodeError, PackRefused, TransportError
@@ -51,6 +51,17 @@ class Packs:
             return problem
         missing = await self._edges.store.missing(change) if wanted else ()
         return f"{missing[0].name} was staged and is gone" if missing else ""
+
+    async def hold(self, changes: Iterable[Change], inline: tuple[InlinePack, ...]) -> None:
+        """Those of ``inline`` that ``changes`` name, checked and held in memory until the journal has them.
+
+        Raises:
+            PackRefused: one of them is not what its change names.
+            Busy: no room; they can be fetched instead.
+        """
+        along = {pack.sha256: pack for pack in inline}
+        named = {pack.sha256: pack for change in changes for pack in change.packs if pack.sha256 in along}
+        await self._edges.store.stage_inline([(pack, along[sha256]) for sha256, pack in named.items()])
 
     async def small(self, change: Change) -> dict[Digest, InlinePack]:
         """Those that are held in memory or in the journal."""

@@ -10,6 +10,7 @@ exceptions stop at the adapter; what may be raised is defined here.
     ├── StorageError                the own disk
     │   ├── DataDirectoryInUse      another process holds it
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
+    │   │   └── JournalDamaged      a row is not what was written, and which
     │   └── DiskRefused             full, or failing: nothing was promised
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
@@ -30,10 +31,13 @@ from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef, RefUpdate
 from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId
+from node.protocol.incarnations import Incarnations
 from node.protocol.messages import (
     DirectReply,
     DirectRequest,
+    Enrolment,
     Fetch,
+    HeldRecord,
     HistoryEntry,
     InlinePack,
     Summary,
@@ -44,6 +48,7 @@ from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
 from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
+from node.protocol.standing import Life, Standing
 
 # ---------------------------------------------------------------- errors
 
@@ -74,6 +79,43 @@ class DataDirectoryInUse(StorageError):
 
 class JournalRefused(StorageError):
     """The journal belongs to another node or cluster, is of an unknown format, or is damaged."""
+
+
+class DamagedPart(Enum):
+    """What of a journal is damaged; it decides how that is mended."""
+
+    RECORD = "record"
+    """An acceptor record: what was promised or voted for here is not known any more. Amnesia (R4)."""
+    VALUE = "value"
+    """A register's name, HEAD, voters, floor or marks: made again from history."""
+    REFS = "refs"
+    """A register's refs: made again from history."""
+    HISTORY = "history"
+    """A committed change: fetched again from a peer, proved by the digest chain."""
+    CERTIFICATE = "certificate"
+    """Fetched again from a peer, proved by its signatures."""
+    PACK = "pack"
+    """A small pack: taken from the repository, or fetched again, proved by its checksum."""
+    INDEX = "index"
+    """Who names which pack, which change holds which transaction: made again from history and the acceptor record."""
+    TRANSACTION = "transaction"
+    """A record for people: dropped; history has its outcome."""
+    DATABASE = "database"
+    """SQLite cannot make sense of its pages: nothing in it can be trusted. Amnesia (R4)."""
+
+
+class JournalDamaged(JournalRefused):
+    """A row of the journal does not have the checksum it was written with. Nothing was decided by what it says."""
+
+    def __init__(self, repository: RepoId | None, part: DamagedPart, detail: str, version: int = 0) -> None:
+        where = f" of {repository}" if repository else ""
+        at = f" at version {version}" if version else ""
+        super().__init__(f"the journal is damaged: {part.value}{where}{at}: {detail}")
+        self.repository = repository
+        self.part = part
+        self.detail = detail
+        self.version = version
+        """Of the change, where it is about one."""
 
 
 class DiskRefused(StorageError):
@@ -282,17 +324,85 @@ class TransactionRecord:
     """Who found or made the decision of a doubtful one, and how."""
 
 
+class Lives(Protocol):
+    """R4: whose life a journal is, what it is worth, and which lives of the other nodes it knows. Everything is durable when
+    the call returns; the attributes show durable things only."""
+
+    @property
+    def life(self) -> Life:
+        """Where this journal stands now."""
+        ...
+
+    @property
+    def standing(self) -> Standing: ...
+
+    @property
+    def incarnations(self) -> Incarnations:
+        """Newer incarnations of other nodes, granted by this one."""
+        ...
+
+    @property
+    def seen(self) -> Mapping[NodeId, Life]:
+        """The newest life of each other node, as of the last ``keep_seen``."""
+        ...
+
+    async def found(self, founders: Sequence[str], at_ms: int) -> None:
+        """A new journal becomes a member's."""
+        ...
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        """The first reason is kept; a mark that stands stays as it is."""
+        ...
+
+    async def keep_attempt(self, incarnation: int) -> None:
+        """This incarnation is going to be asked for: the next attempt asks for a higher one."""
+        ...
+
+    async def clear_rejoining(self, incarnation: int, incarnations: Incarnations, founders: Sequence[str], at_ms: int) -> None:
+        """Everything is learned again: a member's journal from now on, in that incarnation, knowing the others' as well as
+        the members that it was learned from."""
+        ...
+
+    async def forget(self, repository: RepoId) -> None:
+        """Drop all rows of a repository whose record cannot be read; only while the mark stands, to learn it again."""
+        ...
+
+    async def enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
+        """Store a newer incarnation of ``node``; the same of the same life again is granted again."""
+        ...
+
+    async def keep_seen(self, seen: Mapping[NodeId, Life]) -> None: ...
+
+    async def records(self, after: str, limit: int, members: VoterSet) -> tuple[Sequence[HeldRecord], bool]:
+        """A page of acceptor records in order of their repositories, also of those only promised; whether there are more.
+        ``members`` are the voters of a register that was never created."""
+        ...
+
+
 class Journal(Protocol):
     """The truth. One writer; writes that wait at the same moment share one transaction and one fsync (group commit).
 
     Every method may raise ``StorageError``; after a failed fsync all later writes are refused.
     """
 
-    identity: Identity
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def lives(self) -> Lives: ...
 
     @property
     def sequence(self) -> int:
         """How many changes this journal has committed, over all repositories; never decreases."""
+        ...
+
+    @property
+    def damages(self) -> Sequence[JournalDamaged]:
+        """Rows that were found not to be what was written, by whoever read them, and that are not mended yet; bounded."""
+        ...
+
+    def mended(self, damage: JournalDamaged) -> None:
+        """It is put right, or was looked at and is not there."""
         ...
 
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
@@ -315,6 +425,11 @@ class Journal(Protocol):
 
     async def stop_voting(self, repository: RepoId, reason: str) -> None:
         """Remember an alarm: this replica does not vote until it is repaired."""
+        ...
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        """Nothing in this journal may be trusted to be all that was written: learn it again from the others (R4). The node
+        that runs on it must be told too: ``runtime.Runtime.rejoin``."""
         ...
 
     async def add_certificate(self, certificate: Certificate) -> None:
@@ -429,6 +544,10 @@ class ObjectStore(Protocol):
         """Those of ``packs`` that are held in memory: what goes into the journal and into messages."""
         ...
 
+    async def read_small(self, name: str, packs: Sequence[PackRef]) -> tuple[InlinePack, ...]:
+        """Those of these small packs that are in memory or in repository ``name``, all at once: for a peer that is behind."""
+        ...
+
     async def stage_fetched(self, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
         """Download pack and index, resuming what is there: ``read(index, offset)``; verify both checksums, the pack's
         and the index's own trailers, fsync file and directory. Raises ``PackRefused`` or what ``read`` raises."""
@@ -440,6 +559,11 @@ class ObjectStore(Protocol):
 
     async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
         """V6: objects first, then refs and HEAD; idempotent. ``packs`` are the small ones from the journal."""
+        ...
+
+    async def apply_all(self, changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
+        """The same for consecutive changes at once: the objects of all, then refs and HEAD as they are ``after`` the last.
+        A deletion comes alone."""
         ...
 
     async def materialise(self, register: Register) -> None:

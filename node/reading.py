@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from node.ports import Clock, Peers, ReadUnavailable, TransportError, VersionNotReached
 from node.protocol.ids import NodeId
 from node.protocol.messages import Query, Status
-from node.protocol.reads import Barrier, barrier
+from node.protocol.reads import Barrier, barrier, fresh
 from node.protocol.register import Register
 from node.replica import Replica
 
@@ -127,18 +127,20 @@ class Reader:
 
     async def _gather(self, replica: Replica, peers: list[NodeId]) -> dict[NodeId, Status]:
         """The own answer, and those of ``peers``: all are asked at once, the first that make a majority are enough. Fewer
-        when all have answered or failed."""
-        voters = replica.register.voters
-        answers = {} if replica.stopped else {self._me: replica.status()}
+        when all have answered or failed. What a newer incarnation makes worthless does not count (R4)."""
+        voters, own = replica.register.voters, replica.status()
+        heard = {} if replica.stopped else {self._me: own}
         asked = {asyncio.create_task(self._ask(peer, replica)): peer for peer in peers}
         waiting: set[asyncio.Task[Status | None]] = set(asked)
+        answers = fresh(heard, own.incarnations)
         try:
             while waiting and len(answers) < voters.majority:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     status = task.result()
                     if status is not None and status.voters == voters.digest:
-                        answers[asked[task]] = status
+                        heard[asked[task]] = status
+                answers = fresh(heard, own.incarnations)
         finally:
             self._let_come(waiting)
         return answers

@@ -43,6 +43,11 @@ class Registry:
         for replica in list(self._replicas.values()):
             replica.suspect(nodes)
 
+    def enrolled(self, node: NodeId, incarnation: int) -> None:
+        """R4: a newer incarnation of a node is durable here; replicas loaded from now on find it in the journal."""
+        for replica in list(self._replicas.values()):
+            replica.enrolled(node, incarnation)
+
     async def close(self) -> None:
         for loading in list(self._loading.values()):
             loading.cancel()

@@ -6,7 +6,7 @@ then handed to the applier. Whoever waits for a version waits for ``applied``.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from node.ports import (
     TransportError,
 )
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
+from node.protocol.catchup import Step
 from node.protocol.certificate import Certificate, SignedVote, Statement, StatementKind
 from node.protocol.change import Change
 from node.protocol.coordinator import Coordinator
@@ -48,6 +49,7 @@ from node.protocol.effects import (
 )
 from node.protocol.events import (
     Committed,
+    Enrolled,
     Event,
     ObjectsStaged,
     Received,
@@ -103,6 +105,7 @@ class Replica:
             now=now,
             spread=edges.entropy.uniform(1.0),
             stopped=loaded.stopped,
+            incarnations=edges.journal.lives.incarnations,
         )
         self.coordinator = Coordinator(
             config.me,
@@ -112,6 +115,8 @@ class Replica:
             quorum_rule=config.quorum,
             spread=edges.entropy.uniform(1.0),
             stopped=loaded.stopped,
+            incarnation=edges.journal.identity.incarnation,
+            incarnations=edges.journal.lives.incarnations,
         )
         self._requests: dict[int, asyncio.Future[TransportReply]] = {}
         self._request_count = 0
@@ -162,6 +167,7 @@ class Replica:
             record.accepted.base if record.accepted else record.committed,
             record.accepted is not None and record.accepted.change is not None,
             self.applied,
+            self._edges.journal.lives.incarnations,
         )
 
     async def request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
@@ -196,6 +202,10 @@ class Replica:
         """The failure detector's opinion changed."""
         self._feed(self.voter, Suspected(nodes))
         self._feed(self.coordinator, Suspected(nodes))
+
+    def enrolled(self, node: NodeId, incarnation: int) -> None:
+        """R4: a newer incarnation of a node is durable here; told before that node is answered."""
+        self._feed_both(Enrolled(node, incarnation))
 
     def settle(self, version: int) -> None:
         """R5: a reader saw, somewhere, a change accepted on this committed version that stays in doubt."""
@@ -319,10 +329,10 @@ class Replica:
 
     # ------------------------------------------------------------ the journal
 
-    async def _write(self, op: Op, certificate: Certificate | None) -> None:
-        """One conditional write; its result is told to both machines, a commit before everything else."""
+    async def _write(self, op: Op, certificate: Certificate | None, packs: tuple[InlinePack, ...] = ()) -> None:
+        """One conditional write; its result is told to both machines, a commit before everything else. ``packs`` are those
+        that the journal has to keep with it and does not have from an acceptance."""
         edges = self._edges
-        packs: tuple[InlinePack, ...] = ()
         try:
             if isinstance(op, AcceptOp) and op.change is not None and op.change.packs:
                 if missing := await edges.store.missing(op.change):
@@ -375,8 +385,8 @@ class Replica:
         edges.trace.mark("decide", change.txns)
         if certificate is not None and certificate.ballot.node == edges.config.me:
             edges.faults.hit(FaultPoint.BEFORE_COMMIT_SENT)
-        before, self.register = self.register, self.register.applied(change)
-        self._applier.add(before, change, self.register)
+        self.register = self.register.applied(change)
+        self._applier.add(change, self.register)
         if any(request.node == edges.config.me and request.txn not in self._answers for request in change.requests):
             self._spawn(self._settle_records(change, certificate))
         self._feed_both(Committed(change, self.register, record, certificate))
@@ -512,10 +522,20 @@ class Replica:
         finally:
             self._settling = False
 
-    async def learn(self, change: Change, certificate: Certificate | None) -> None:
-        """R2: one proved change whose objects are here. Raises ``StorageError``."""
-        if change.base == self.register.position:
-            await self._write(CommitOp(self.repository, change), certificate)
+    async def learn(self, proved: Sequence[Step]) -> None:
+        """R2: proved changes whose objects are here, in order. The journal takes its writes in the order in which they are
+        asked for, and those that wait together share one fsync; one that no longer fits (a commit came meanwhile) is refused
+        there, and so are those that stand on it."""
+        store = self._edges.store
+        writes = []
+        for step in proved:
+            if step.change.position.version <= self.register.position.version:
+                continue
+            if step.needs_objects and (missing := await store.missing(step.change)):
+                raise DiskRefused(f"objects are missing: {missing[0].name}")
+            packs = store.inline(step.change.packs) if step.needs_objects else ()
+            writes.append((CommitOp(self.repository, step.change), step.certificate, packs))
+        await asyncio.gather(*(self._write(op, certificate, packs) for op, certificate, packs in writes))
 
     def _not_applied(self, reason: str) -> None:
         """Nothing but the disk is wrong: set aside until the node starts again and replays."""

@@ -1,22 +1,32 @@
 """What peers ask of this node: the protocol's requests, questions by direct HTTP, and bytes of packs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import assert_never
 
 import structlog
 
 from node.config import Config
 from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
+from node.protocol.change import PackRef
 from node.protocol.ids import Ballot, NodeId, RepoId
+from node.protocol.incarnations import newest
 from node.protocol.messages import (
+    INLINE_PACK_BYTES_MAX,
+    INLINE_TOTAL_BYTES_MAX,
     Abort,
+    AcceptorPage,
+    AcceptorRecords,
     Claim,
     Commit,
     DirectReply,
     DirectRequest,
+    Enrol,
+    Enrolment,
     Fetch,
     History,
+    HistoryEntry,
     HistoryPage,
+    InlinePack,
     Ping,
     Pong,
     Prepare,
@@ -33,6 +43,7 @@ from node.protocol.messages import (
     Vote,
     VoteKind,
 )
+from node.protocol.register import Register
 from node.records import Records
 from node.registry import Registry
 from node.staging import Staging
@@ -40,6 +51,7 @@ from node.staging import Staging
 log = structlog.get_logger()
 
 SUMMARY_PAGE = 256
+RECORDS_PAGE = 64
 
 
 class Serving:
@@ -82,7 +94,16 @@ class Serving:
         match message:
             case Ping():
                 identity = self._journal.identity
-                return Pong(identity.journal, identity.incarnation, self._journal.sequence, self._transport.up)
+                lives = self._journal.lives
+                return Pong(
+                    identity.journal,
+                    identity.incarnation,
+                    self._journal.sequence,
+                    self._transport.up,
+                    lives.life,
+                    lives.seen.get(sender),
+                    lives.standing,
+                )
             case Query(repository):
                 return (await self._registry.get(repository)).status()
             case History(repository, since, limit):
@@ -95,9 +116,30 @@ class Serving:
                 return Staged(repository, not problem, problem)
             case Transaction(txn):
                 return TransactionReport(txn, await self._records.report(txn))
+            case Enrol(incarnation, life):
+                return await self._enrol(sender, incarnation, life)
+            case AcceptorRecords():
+                return await self._records_page(sender, message)
             case Fetch():
                 raise TypeError("a fetch is answered by on_fetch")
         assert_never(message)
+
+    async def _enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
+        """R4, step 1: durable, and known to every machine, before it is granted."""
+        lives = self._journal.lives
+        known = newest(lives.incarnations, node)
+        enrolment = await lives.enrol(node, incarnation, life)
+        if enrolment.newest > known:
+            self._registry.enrolled(node, enrolment.newest)
+            log.warning("incarnation granted", peer=node, incarnation=enrolment.newest)
+        return enrolment
+
+    async def _records_page(self, node: NodeId, message: AcceptorRecords) -> AcceptorPage:
+        """R4, step 2: to nobody but who is enrolled so; asked anew, because another process may have enrolled meanwhile."""
+        lives = self._journal.lives
+        granted = (await self._enrol(node, message.incarnation, message.life)).granted
+        records, more = await lives.records(message.after, RECORDS_PAGE, self._config.voters) if granted else ((), False)
+        return AcceptorPage(granted, tuple(records), more, self._journal.identity.incarnation, lives.incarnations)
 
     async def on_fetch(self, sender: NodeId, message: Fetch) -> AsyncIterator[bytes] | None:
         """Bytes of a pack, from memory, journal, stage or repository."""
@@ -121,7 +163,25 @@ class Serving:
     async def _history_page(self, repository: RepoId, since: int, limit: int) -> HistoryPage:
         replica = await self._registry.get(repository)
         entries = await self._journal.history(repository, since, limit)
-        return HistoryPage(repository, entries, replica.register.position, replica.register.floor)
+        register = replica.register
+        packs = await self._riding_along(register, entries)
+        return HistoryPage(repository, entries, register.position, register.floor, packs)
+
+    async def _riding_along(self, register: Register, entries: Iterable[HistoryEntry]) -> tuple[InlinePack, ...]:
+        """Small packs of these changes: one answer instead of two requests for each of them. A convenience: what cannot be
+        had this way is fetched."""
+        chosen: list[PackRef] = []
+        left = INLINE_TOTAL_BYTES_MAX
+        for pack in (p for entry in entries if entry.change.position.version > register.floor for p in entry.change.packs):
+            size = pack.size_bytes + pack.index_size_bytes
+            if size <= min(left, INLINE_PACK_BYTES_MAX):
+                chosen.append(pack)
+                left -= size
+        try:
+            return await self._store.read_small(register.name, chosen) if chosen else ()
+        except NodeError as error:
+            log.info("packs do not ride along", repository=register.repository, error=str(error))
+            return ()
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ again (replication.md, "Rules for a voter"), whatever happened while a prepare w
 Not known here: who asks, who is answered, what a vote is. See ``voter.py`` and ``coordinator.py``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from node.protocol.change import Change
@@ -83,7 +83,7 @@ class PromiseOp:
 
     def on(self, record: AcceptorRecord) -> tuple[AcceptorRecord, WriteVerdict]:
         if self.ballot > record.promised:
-            return replace(record, promised=self.ballot), WriteVerdict.DONE
+            return AcceptorRecord(self.ballot, record.accepted, record.committed), WriteVerdict.DONE
         if self.ballot == record.promised:
             return record, WriteVerdict.REPEATED
         return record, WriteVerdict.REFUSED
@@ -109,7 +109,7 @@ class AcceptOp:
             divergent = self.base.version == record.committed.version
             return record, WriteVerdict.DIVERGENT if divergent else WriteVerdict.MOVED
         accepted = Accepted(self.ballot, self.base, self.change)
-        return replace(record, promised=self.ballot, accepted=accepted), WriteVerdict.DONE
+        return AcceptorRecord(self.ballot, accepted, record.committed), WriteVerdict.DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,32 @@ class CommitOp:
         if self.change.base != record.committed:
             divergent = self.change.base.version == record.committed.version
             return record, WriteVerdict.DIVERGENT if divergent else WriteVerdict.MOVED
-        return replace(record, committed=position), WriteVerdict.DONE
+        return AcceptorRecord(record.promised, record.accepted, position), WriteVerdict.DONE
 
 
-Op = PromiseOp | AcceptOp | CommitOp
+@dataclass(frozen=True, slots=True)
+class RejoinOp:
+    """R4: take over what a majority remembers of a repository, after history is caught up. It lowers nothing, and no vote
+    follows from it."""
+
+    repository: RepoId
+    promised: Ballot
+    accepted: Accepted | None
+    """The record with the highest ballot."""
+
+    def on(self, record: AcceptorRecord) -> tuple[AcceptorRecord, WriteVerdict]:
+        accepted = record.accepted
+        if self.accepted is not None and self.accepted.ballot >= record.accepted_ballot:
+            if accepted is not None and self.accepted.ballot == accepted.ballot and self.accepted != accepted:
+                return record, WriteVerdict.DIVERGENT
+            if self.accepted.base.version > record.committed.version:
+                return record, WriteVerdict.MOVED
+            if self.accepted.base.version == record.committed.version and self.accepted.base != record.committed:
+                return record, WriteVerdict.DIVERGENT
+            accepted = self.accepted
+        promised = max(record.promised, self.promised, accepted.ballot if accepted else NO_BALLOT)
+        after = AcceptorRecord(promised, accepted, record.committed)
+        return after, WriteVerdict.REPEATED if after == record else WriteVerdict.DONE
+
+
+Op = PromiseOp | AcceptOp | CommitOp | RejoinOp

@@ -111,8 +111,9 @@ class Request:
 class _Remembered:
     """A slot beside the fields of ``Change``: no part of its value, of ``==``, ``hash``, ``repr`` or an encoding."""
 
-    __slots__ = ("_position",)
+    __slots__ = ("_packs", "_position")
     _position: Position
+    _packs: tuple[PackRef, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,12 @@ class Change(_Remembered):
     @property
     def packs(self) -> tuple[PackRef, ...]:
         """Every pack this change needs, each once, in order."""
-        return tuple(dict.fromkeys(pack for request in self.requests for pack in request.packs))
+        try:
+            return self._packs
+        except AttributeError:
+            packs = tuple(dict.fromkeys(pack for request in self.requests for pack in request.packs))
+            object.__setattr__(self, "_packs", packs)
+            return packs
 
     def _digest(self) -> Digest:
         lines = ["gitquorum-change-v1", self.base.digest, str(self.base.version), self.repository, self.kind.value, self.name]

@@ -7,7 +7,8 @@ Two things live longer than a state: ``Doubt``, an own change whose outcome is n
 in time, and it is settled in the background), and ``Closing``, a decided change whose answer waits a moment to name all
 voters. Ownership lives here only: after a restart a node owns nothing and claims a higher round.
 
-    R3's and R4's places (issue "nothing is ever lost"): a claim's majority counts only members with known incarnations.
+R4: whatever it hears of newer incarnations, from the own journal, a promise or a vote, it keeps in one table. Votes and
+promises of older ones are not counted, and those counted already are dropped as long as nothing has come of them.
 """
 
 from collections.abc import Iterable
@@ -18,13 +19,25 @@ from node.protocol.certificate import Certificate
 from node.protocol.change import Change
 from node.protocol.coordinator_states import TRANSITIONS, State, Trigger
 from node.protocol.effects import Alarm, Answer, CatchUp, Decide, Effect, Note, Send, StageObjects, Undone, Wake, Write
-from node.protocol.events import Committed, Event, ObjectsStaged, Received, SetAside, SettleNow, Submitted, Suspected, Written
+from node.protocol.events import (
+    Committed,
+    Enrolled,
+    Event,
+    ObjectsStaged,
+    Received,
+    SetAside,
+    SettleNow,
+    Submitted,
+    Suspected,
+    Written,
+)
 from node.protocol.ids import Ballot, NodeId, Position
+from node.protocol.incarnations import FIRST, Incarnations, merged, newest
 from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refused, TransportRequest, Vote, VoteKind
 from node.protocol.outcome import OutcomeKind
 from node.protocol.promises import Promises
 from node.protocol.proposal import Closing, Doubt, Kind, Proposal, outcome, refusal, shortfall
-from node.protocol.quorum import Verdict
+from node.protocol.quorum import Verdict, VoterSet
 from node.protocol.register import Register, preferred
 from node.protocol.timing import Timing
 
@@ -47,7 +60,10 @@ class Coordinator:
         quorum_rule: str = "majority",
         spread: float = 0.0,
         stopped: str = "",
+        incarnation: int = FIRST,
+        incarnations: Incarnations = (),
     ) -> None:
+        """``incarnations`` are those of other nodes that are durable here."""
         self.me = me
         self.state = State.STOPPED if stopped else State.IDLE
         self.record = record
@@ -55,6 +71,9 @@ class Coordinator:
         self._timing = timing
         self._quorum_rule = quorum_rule
         self._spread = spread
+        self._incarnation = incarnation
+        self._incarnations = incarnations
+        """The newest of each node that was ever heard of, here or in an answer."""
         self._suspected: frozenset[NodeId] = frozenset()
         self._queue: list[Pending] = []
         self._settling = False
@@ -72,6 +91,7 @@ class Coordinator:
         self._doubt: Doubt | None = None
         self._closings: list[Closing] = []
         self._out: list[Effect] = []
+        self._others: tuple[VoterSet, list[NodeId]] = (register.voters, [n for n in register.voters.nodes if n != me])
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what to do, in order."""
@@ -90,6 +110,8 @@ class Coordinator:
             case SettleNow():
                 here = event.version is not None and event.version == self.register.position.version
                 self._settling = self._settling or here or self.record.in_doubt is not None
+            case Enrolled(node, incarnation):
+                self._hear_of(((node, incarnation),))
             case SetAside(reason):
                 self._set_aside(reason)
             case Suspected():
@@ -124,7 +146,10 @@ class Coordinator:
 
     @property
     def _peers(self) -> list[NodeId]:
-        return [node for node in self.register.voters.nodes if node != self.me]
+        voters = self.register.voters
+        if self._others[0] is not voters:
+            self._others = (voters, [node for node in voters.nodes if node != self.me])
+        return self._others[1]
 
     @property
     def _live_peers(self) -> list[NodeId]:
@@ -217,7 +242,7 @@ class Coordinator:
             self._note(f"promise of {sender} at {promise.ballot} is late")
         elif promise.voters != self.register.voters.digest:
             self._out.append(Alarm(f"{sender} promises for another voter set"))
-        else:
+        elif self._fresh(sender, promise.incarnation, promise.incarnations):
             self._promises.add(sender, promise)
             if len(self._promises) >= self.register.voters.majority:
                 self._learn(now)
@@ -279,15 +304,37 @@ class Coordinator:
             case _:
                 pass
 
+    def _fresh(self, sender: NodeId, incarnation: int, table: Incarnations) -> bool:
+        """R4: whether an answer of ``sender`` may be counted at all; what it knows of others is heard first."""
+        self._hear_of(merged(table, ((sender, incarnation),)))
+        known = newest(self._incarnations, sender)
+        if incarnation < known:
+            self._note(f"{sender} answers in incarnation {incarnation}, {known} is known")
+        return incarnation >= known
+
+    def _hear_of(self, table: Incarnations) -> None:
+        """R4: a newer incarnation of a node is known now; what older lives answered is not counted any more."""
+        known = merged(self._incarnations, table)
+        if known == self._incarnations:
+            return
+        self._incarnations = known
+        if self.state is State.CLAIMING:
+            self._promises.drop_older(known)
+        if self._proposal is not None and self.state in (State.PREPARING, State.ABORTING):
+            self._proposal.drop_older(self.me, self._incarnation, known)
+
     def _on_vote(self, sender: NodeId, vote: Vote, now: float) -> None:
         for closing in self._closings:
-            if vote.ballot == closing.proposal.ballot and vote.kind is VoteKind.YES:
+            newer = vote.incarnation >= newest(self._incarnations, sender)
+            if vote.ballot == closing.proposal.ballot and vote.kind is VoteKind.YES and newer:
                 closing.proposal.yes[sender] = vote
         proposal = self._proposal
         if proposal is None or vote.ballot != proposal.ballot or vote.none != (proposal.change is None):
             self._note(f"vote of {sender} at {vote.ballot} is late")
         elif vote.voters != self.register.voters.digest:
             self._out.append(Alarm(f"{sender} votes for another voter set"))
+        elif not self._fresh(sender, vote.incarnation, vote.incarnations):
+            pass
         elif vote.kind is VoteKind.YES:
             if vote.position != proposal.position or vote.quorum != proposal.quorum:
                 self._out.append(Alarm(f"{sender} voted for something else at {vote.ballot}"))
@@ -383,7 +430,18 @@ class Coordinator:
             self._pause(now)
             return
         voters, record = self.register.voters, event.record
-        own = Promise(self.register.repository, voters.digest, self._ballot, 0, record.accepted, record.committed, staged=True)
+        own = Promise(
+            self.register.repository,
+            voters.digest,
+            self._ballot,
+            self._incarnation,
+            record.accepted,
+            record.committed,
+            staged=True,
+        )
+        if newest(self._incarnations, self.me) > self._incarnation:
+            self._pause(now)  # somebody took a newer incarnation of this very node: nothing said here counts any more
+            return
         self._promises.add(self.me, own)
         if voters.majority == 1:
             self._learn(now)
@@ -408,7 +466,8 @@ class Coordinator:
                 self._doubt = None
             self._pause(now)
             return
-        proposal.yes[self.me] = None
+        if newest(self._incarnations, self.me) <= self._incarnation:
+            proposal.yes[self.me] = None
         self._move(Trigger.ACCEPTED_NONE if proposal.change is None else Trigger.ACCEPTED_CHANGE)
         self._send(proposal, self._live_peers, now)
         self._count(now)
@@ -491,9 +550,10 @@ class Coordinator:
     def _on_time(self, now: float) -> None:
         self._close(now)
         self._expire(now)
-        claim_over = now >= self._claim_deadline_at + (self._timing.prepare_s if self.state is State.LEARNING else 0.0)
-        if self.state in (State.CLAIMING, State.LEARNING) and claim_over:
-            self._pause(now)
+        if self.state in (State.CLAIMING, State.LEARNING):
+            grace_s = self._timing.prepare_s if self.state is State.LEARNING else 0.0
+            if now >= self._claim_deadline_at + grace_s:
+                self._pause(now)
         if self.state is State.CLAIMING and self.me in self._promises and now >= self._claim_resend_at:
             self._send_claim(now)
         proposal = self._proposal
@@ -517,6 +577,8 @@ class Coordinator:
 
     def _close(self, now: float) -> None:
         """Answer what is decided: as soon as every live voter has said yes, or the moment of grace is over."""
+        if not self._closings:
+            return
         still: list[Closing] = []
         for closing in self._closings:
             awaited = set(self._live_peers) - set(closing.proposal.yes) - set(closing.proposal.noes)
@@ -529,10 +591,11 @@ class Coordinator:
 
     def _expire(self, now: float) -> None:
         """Nobody waits longer than the deadline: what was never sent is refused, what may yet appear is ``unknown``."""
-        late = [pending for pending in self._queue if now >= pending.submitted.deadline_at]
-        self._queue = [pending for pending in self._queue if now < pending.submitted.deadline_at]
-        for pending in late:
-            self._refuse(pending, self._why_waiting())
+        if self._queue:
+            late = [pending for pending in self._queue if now >= pending.submitted.deadline_at]
+            self._queue = [pending for pending in self._queue if now < pending.submitted.deadline_at]
+            for pending in late:
+                self._refuse(pending, self._why_waiting())
         doubt = self._doubt
         if doubt is None:
             return

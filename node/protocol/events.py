@@ -78,6 +78,14 @@ class SettleNow:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolled:
+    """R4: a newer incarnation of ``node`` is durable here. Told to every machine before the node that asked is answered."""
+
+    node: NodeId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Suspected:
     """The failure detector's present opinion: who is not worth waiting for (C8)."""
 
@@ -96,4 +104,6 @@ class Tick:
     """Time passed; a wake-up asked for may be due."""
 
 
-Event = Requested | Received | Written | Committed | ObjectsStaged | Submitted | SettleNow | Suspected | SetAside | Tick
+Event = (
+    Requested | Received | Written | Committed | ObjectsStaged | Submitted | SettleNow | Enrolled | Suspected | SetAside | Tick
+)

@@ -2,7 +2,7 @@
 
 Over the transport (AMQP, or direct HTTP): claim, prepare, abort, commit and their replies promise, refused, vote,
 acknowledged. Always by direct HTTP: stage and the questions ping, query, history, summaries, transaction, fetch, with
-their replies; so reads and catch-up go on while a broker is gone.
+their replies; so reads and catch-up go on while a broker is gone. Enrol and acceptor-records go the same way.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from node.protocol.acceptor import Accepted
 from node.protocol.certificate import Certificate, Statement, StatementKind
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import Ballot, Digest, NodeId, Position, RepoId, TxnId
+from node.protocol.incarnations import Incarnations
 from node.protocol.names import check_repo_id, check_txn_id
+from node.protocol.quorum import VoterSet
+from node.protocol.standing import Life, Standing
 
 INLINE_PACK_BYTES_MAX = 64 * 1024
 """Above this, a pack travels by claim check: 8 MB took 77 ms by AMQP and 32 ms by HTTP; RabbitMQ 4 refuses > 16 MB."""
@@ -72,6 +75,10 @@ class Promise:
     """Whether the objects of the accepted change are here."""
     packs: tuple[InlinePack, ...] = ()
     """The small ones ride along."""
+    incarnations: Incarnations = ()
+    """Those of other nodes that this voter had stored when it promised (R4)."""
+    life: Life | None = None
+    """Where its journal stood; the runtime adds it on the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,10 @@ class Vote:
     """Whether this answers an abort."""
     reason: str = ""
     signature: bytes = b""
+    incarnations: Incarnations = ()
+    """Those of other nodes that this voter had stored when it accepted (R4); not part of what is signed for the certificate."""
+    life: Life | None = None
+    """Where its journal stood; the runtime adds it on the way out."""
 
     @property
     def statement(self) -> Statement:
@@ -189,7 +200,11 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Heartbeat: are you there, and has your history grown?"""
+    """Heartbeat: are you there, and has your history grown? Also R4's exchange: here is where I stand, and what I have seen
+    of you."""
+
+    life: Life | None = None
+    seen: Life | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +216,66 @@ class Pong:
     sequence: int
     transport_up: bool
     """Whether the answering node can send prepares at all (its broker is in reach)."""
+    life: Life | None = None
+    """Where the answering node stands."""
+    seen: Life | None = None
+    """The newest life of the asking node that the answering one has seen."""
+    standing: Standing | None = None
+    """What the answering node's journal is worth (``standing.py``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """R4, step 1: "from now on I am in this incarnation". With incarnation 0 a mere question: which one do you know?"""
+
+    incarnation: int
+    life: str
+    """Random, one for each attempt: two processes that use one node's identity cannot take the same number."""
+
+    def __post_init__(self) -> None:
+        if self.incarnation < 0 or len(self.life) > 64:
+            raise ValueError("an incarnation is not negative, a life's name short")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """The answer; durable before it is given. ``newest``: the highest incarnation of the asking node known here now."""
+
+    granted: bool
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorRecords:
+    """R4, step 2: what do you hold of every repository after ``after``? Only for who is enrolled so."""
+
+    incarnation: int
+    life: str
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRecord:
+    """One repository's acceptor record on the answering node; also of one that was only promised (version 0)."""
+
+    repository: RepoId
+    voters: VoterSet
+    promised: Ballot
+    accepted: Accepted | None
+    committed: Position
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorPage:
+    """The answer, in order of the repositories' keys. ``granted`` is false when the asking node is not enrolled so."""
+
+    granted: bool
+    records: tuple[HeldRecord, ...]
+    more: bool
+    """Whether there are repositories after the last one of this page."""
+    incarnation: int
+    incarnations: Incarnations = ()
+    """Those of other nodes that the answering one has stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +301,10 @@ class Status:
     accepted_change: bool
     """False for "no change", and for nothing accepted at all."""
     applied: int
+    incarnations: Incarnations = ()
+    """Those of other nodes that this voter had stored when it answered (R4)."""
+    life: Life | None = None
+    """Where its journal stood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +340,8 @@ class HistoryPage:
     committed: Position
     floor: int
     """Version of the last deletion: packs of changes up to it are gone and not needed."""
+    packs: tuple[InlinePack, ...] = ()
+    """Small packs of these changes ride along, up to ``INLINE_TOTAL_BYTES_MAX``; the others are fetched one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +403,6 @@ class Fetch:
 
 TransportRequest = Claim | Prepare | Abort | Commit
 TransportReply = Promise | Refused | Vote | Acknowledged
-DirectRequest = Stage | Ping | Query | History | Summaries | Transaction | Fetch
-DirectReply = Staged | Pong | Status | HistoryPage | SummaryPage | TransactionReport
+DirectRequest = Stage | Ping | Query | History | Summaries | Transaction | Fetch | Enrol | AcceptorRecords
+DirectReply = Staged | Pong | Status | HistoryPage | SummaryPage | TransactionReport | Enrolment | AcceptorPage
 Message = TransportRequest | TransportReply | DirectRequest | DirectReply

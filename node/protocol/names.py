@@ -10,6 +10,7 @@ References: git-check-ref-format(1); a repository's name becomes a path, so it i
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from node.protocol.ids import Digest, NodeId, Oid, RefName, RepoId, TxnId
 
@@ -80,6 +81,7 @@ def _check_segment(what: str, text: str) -> None:
         raise BadRepositoryName(f"{what} must not end in .git or .lock")
 
 
+@lru_cache(maxsize=1024)
 def check_repo_id(text: str) -> RepoId:
     """A register's key as it travels between nodes.
 

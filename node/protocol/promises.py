@@ -5,6 +5,7 @@ that is reached; nothing here decides anything.
 from node.protocol.acceptor import Accepted
 from node.protocol.change import Change
 from node.protocol.ids import Digest, NodeId, Position
+from node.protocol.incarnations import Incarnations, older
 from node.protocol.messages import InlinePack, Promise
 
 
@@ -16,6 +17,11 @@ class Promises:
 
     def add(self, node: NodeId, promise: Promise) -> None:
         self._of[node] = promise
+
+    def drop_older(self, table: Incarnations) -> None:
+        """R4: what an older life of a node promised does not count once ``table`` knows a newer one."""
+        for node in older(((node, promise.incarnation) for node, promise in self._of.items()), table):
+            del self._of[node]
 
     def __len__(self) -> int:
         return len(self._of)

@@ -11,6 +11,7 @@ from node.protocol.batch import Pending
 from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change
 from node.protocol.ids import Ballot, NodeId, Position
+from node.protocol.incarnations import Incarnations, older
 from node.protocol.messages import Vote
 from node.protocol.outcome import Outcome, OutcomeKind, VoterReport
 from node.protocol.quorum import Verdict, VoterSet, tally
@@ -50,6 +51,12 @@ class Proposal:
         """An abort needs a blocking set, whatever the configured quorum (replication.md, Words)."""
         needed = voters.blocking if self.kind is Kind.NONE else self.quorum
         return tally(voters, needed, self.yes, self.noes, suspected)
+
+    def drop_older(self, me: NodeId, incarnation: int, table: Incarnations) -> None:
+        """R4: a yes of an older life of a voter, the own one included, does not count once ``table`` knows a newer one."""
+        answered = ((node, incarnation if node == me else vote.incarnation if vote else 0) for node, vote in self.yes.items())
+        for node in older(answered, table):
+            del self.yes[node]
 
     def signed_votes(self, me: NodeId) -> tuple[SignedVote, ...]:
         return tuple(

@@ -4,9 +4,11 @@ The question is sent after the read's request arrived and is never shared with a
 from votes or equal accepted records (C4): a change that may be decided is waited for, or settled.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from node.protocol.ids import NodeId
+from node.protocol.incarnations import Incarnations, stale
 from node.protocol.messages import Status
 
 
@@ -17,6 +19,12 @@ class Barrier:
 
     applied: int
     doubtful: bool
+
+
+def fresh(answers: Mapping[NodeId, Status], own: Incarnations = ()) -> dict[NodeId, Status]:
+    """R4: the answers that count; ``own`` are the incarnations durable here, in case this node's answer is not among them."""
+    dropped = stale(answers, own)
+    return {node: status for node, status in answers.items() if node not in dropped}
 
 
 def barrier(answers: Collection[Status]) -> Barrier:

@@ -6,14 +6,16 @@ became of it. So a prepare that was overtaken by a claim while it waited for obj
 
 It refuses to know clocks, disks, sockets and keys. Its partner is ``node/runtime.py``, which performs the effects in order.
 
-    R4's place (issue "nothing is ever lost"): a rejoining node has no ``Voter`` at all until its mark is cleared.
+R4: every promise and vote carries the table of incarnations that are durable here. A rejoining node has no ``Voter`` at all
+until its mark is cleared (``rejoin.py``).
 """
 
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, PromiseOp, WriteVerdict
 from node.protocol.change import Change
 from node.protocol.effects import Alarm, CatchUp, Discard, Effect, Reply, Settle, StageObjects, Undone, Wake, Witness, Write
-from node.protocol.events import Committed, Event, ObjectsStaged, Requested, SetAside, Suspected, Written
+from node.protocol.events import Committed, Enrolled, Event, ObjectsStaged, Requested, SetAside, Suspected, Written
 from node.protocol.ids import Ballot, Digest, NodeId, Position
+from node.protocol.incarnations import Incarnations, merged
 from node.protocol.messages import (
     Abort,
     Acknowledged,
@@ -50,12 +52,15 @@ class Voter:
         now: float,
         spread: float = 0.0,
         stopped: str = "",
+        incarnations: Incarnations = (),
     ) -> None:
+        """``incarnations`` are those of other nodes that are durable here."""
         self.me = me
         self.record = record
         self.register = register
         self.stopped = stopped
         self._incarnation = incarnation
+        self._incarnations = incarnations
         self._timing = timing
         self._spread = spread
         self._sessions: dict[int, Session] = {}
@@ -81,6 +86,8 @@ class Voter:
                 self._on_committed(event, now)
             case ObjectsStaged():
                 self._on_staged(event, now)
+            case Enrolled(node, incarnation):
+                self._incarnations = merged(self._incarnations, ((node, incarnation),))
             case SetAside(reason):
                 self.stopped = self.stopped or reason
                 for session in list(self._sessions.values()):
@@ -149,6 +156,8 @@ class Voter:
         return self._held.get((claim.round, claim.node), self._accepted_at + self._timing.hold_s)
 
     def _release_held(self, now: float) -> None:
+        if not self._sessions:
+            return
         for session in self._in_phase(Phase.HELD):
             if self.stopped:
                 self._refuse(session, f"not voting: {self.stopped}")
@@ -315,16 +324,19 @@ class Voter:
 
     def _on_time(self, now: float) -> None:
         """Deadlines: whoever still waits is told ``lagging``, held claims go on, a doubt that lasts is settled (R1)."""
+        doubts = not self.stopped and self.record.in_doubt is not None
+        if not doubts and not self._sessions:
+            return
         self._release_held(now)
         for session in list(self._sessions.values()):
             if now >= session.deadline_at and session.phase not in (Phase.HELD, Phase.PROMISING):
                 self._too_late(session, f"still {session.phase.value} at the deadline")
-        if self.record.in_doubt is not None and now >= self._settle_at and not self.stopped:
+        if doubts and now >= self._settle_at:
             self._settle_at = self._next_settle(now)
             self._out.append(Settle())
         waiting = [session for session in self._sessions.values() if session.phase is not Phase.PROMISING]
         wishes = [session.held_until if session.phase is Phase.HELD else session.deadline_at for session in waiting]
-        if self.record.in_doubt is not None and not self.stopped:
+        if doubts:
             wishes.append(self._settle_at)
         if wishes:
             self._out.append(Wake(min(wishes)))
@@ -383,6 +395,7 @@ class Voter:
                 record.accepted,
                 record.committed,
                 staged=False,
+                incarnations=self._incarnations,
             ),
         )
 
@@ -406,6 +419,7 @@ class Voter:
                 self._incarnation,
                 none,
                 reason,
+                incarnations=self._incarnations,
             ),
         )
 

@@ -2,8 +2,10 @@
 
 This file is the front: it turns the port's questions and writes into work for the threads behind it.
 
+    journal_rows.py    rows and their checksums
     journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
     group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
+    journal_lives.py   whose life it is, who rejoined
     deferred.py        what waits for somebody else's fsync   lock.py            one process per data directory
 
 Durable when the call returns: ``write`` and ``stop_voting``. Durable soon (``LINGER_S``, or with the next write), and visible
@@ -13,12 +15,13 @@ Nothing here says when a voter may speak; that is ``replication.md``'s business.
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from node.ports import Identity, Loaded, TransactionRecord
+from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, TransactionRecord
 from node.protocol.acceptor import AcceptorRecord, CommitOp, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import PackRef
@@ -30,6 +33,7 @@ from node.storage import journal_reads as reads
 from node.storage.deferred import Deferred, Notes
 from node.storage.group_commit import LINGER_S, WAITING_MAX, GroupCommit
 from node.storage.journal_codec import to_text
+from node.storage.journal_lives import SqliteLives
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database
 from node.storage.journal_writes import OpWrite, keep_notes, stop_voting, trim_transactions
 from node.storage.lock import DataDirectoryLock
@@ -37,6 +41,9 @@ from node.storage.lock import DataDirectoryLock
 T = TypeVar("T")
 
 TRANSACTIONS_MAX = 100_000
+
+DAMAGES_MAX = 1000
+"""Damaged rows remembered at once; the scrub finds the others when these are mended."""
 
 
 class SqliteJournal:
@@ -53,17 +60,20 @@ class SqliteJournal:
         linger_s: float,
         transactions_max: int,
     ) -> None:
-        self.identity = identity
+        self._identity = identity
         self._lock = lock
+        self.lives = SqliteLives(identity.journal, connection)
         self._sequence = reads.sequence(connection)
         self._transactions_max = transactions_max
         self._kept = transactions_max  # since the last trim: so that the first notes are followed by one
         self._grown = False  # the open transaction may have added to history; the writer thread's own
+        self._damages: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
         self._deferred = Deferred(waiting_max)
         self._reads = reads.ReadPool(data_dir / FOLDER_NAME / FILE_NAME)
         self._writer = GroupCommit(
             connection, self._deferred, self._keep, self._committed, waiting_max=waiting_max, linger_s=linger_s
         )
+        self.lives.begin(self._writer.submit, self._reads.run)
 
     @classmethod
     def open(
@@ -100,6 +110,10 @@ class SqliteJournal:
         )
 
     @property
+    def identity(self) -> Identity:
+        return replace(self._identity, incarnation=self.lives.life.incarnation)
+
+    @property
     def sequence(self) -> int:
         return self._sequence
 
@@ -127,12 +141,20 @@ class SqliteJournal:
 
         def work(db: sqlite3.Connection) -> tuple[WriteVerdict, AcceptorRecord]:
             self._grown = self._grown or isinstance(op, CommitOp)
-            return request.perform(db)
+            answer = request.perform(db)
+            if answer[0] is WriteVerdict.DONE:
+                self.lives.count(db)
+            return answer
 
-        return await self._writer.submit(work, request.size_bytes)
+        with self._noticed():
+            return await self._writer.submit(work, request.size_bytes)
 
     async def stop_voting(self, repository: RepoId, reason: str) -> None:
-        await self._writer.submit(lambda db: stop_voting(db, repository, reason))
+        with self._noticed():
+            await self._writer.submit(lambda db: stop_voting(db, repository, reason))
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        await self.lives.mark_rejoining(reason, at_ms)
 
     async def add_certificate(self, certificate: Certificate) -> None:
         to_text(certificate)
@@ -158,39 +180,46 @@ class SqliteJournal:
 
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
         noted = self._deferred.applied(repository)  # before the question: what is written meanwhile is in both
-        loaded = await self._reads.run(lambda db: reads.load(db, repository, members))
+        loaded = await self._ask(lambda db: reads.load(db, repository, members))
         applied = max(loaded.applied, min(noted, loaded.register.position.version))
         return replace(loaded, applied=applied)
 
     async def unsynced(self) -> Sequence[tuple[RepoId, int, int]]:
-        return await self._reads.run(reads.unsynced)
+        return await self._ask(reads.unsynced)
 
     async def in_doubt(self) -> Sequence[RepoId]:
-        return await self._reads.run(reads.in_doubt)
+        return await self._ask(reads.in_doubt)
 
     async def history(self, repository: RepoId, since: int, limit: int) -> tuple[HistoryEntry, ...]:
-        return await self._reads.run(lambda db: reads.history(db, repository, since, limit))
+        return await self._ask(lambda db: reads.history(db, repository, since, limit))
 
     async def find(self, txn: TxnId) -> tuple[RepoId, HistoryEntry] | None:
-        return await self._reads.run(lambda db: reads.find(db, txn))
+        return await self._ask(lambda db: reads.find(db, txn))
 
     async def find_key(self, repository: RepoId, key: str) -> HistoryEntry | None:
-        return await self._reads.run(lambda db: reads.find_key(db, repository, key))
+        return await self._ask(lambda db: reads.find_key(db, repository, key))
 
     async def repositories(self, after: str, limit: int) -> Sequence[Register]:
-        return await self._reads.run(lambda db: reads.repositories(db, after, limit))
+        return await self._ask(lambda db: reads.repositories(db, after, limit))
 
     async def summaries(self, since: int, limit: int) -> tuple[int, Sequence[Summary]]:
-        return await self._reads.run(lambda db: reads.summaries(db, since, limit))
+        return await self._ask(lambda db: reads.summaries(db, since, limit))
 
     async def inline_pack(self, pack: PackRef) -> InlinePack | None:
-        return await self._reads.run(lambda db: reads.inline_pack(db, pack.sha256))
+        return await self._ask(lambda db: reads.inline_pack(db, pack.sha256))
 
     async def packs_in_use(self) -> set[str]:
-        return await self._reads.run(reads.packs_in_use)
+        return await self._ask(reads.packs_in_use)
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None:
-        return self._deferred.transaction(txn) or await self._reads.run(lambda db: reads.transaction(db, txn))
+        return self._deferred.transaction(txn) or await self._ask(lambda db: reads.transaction(db, txn))
+
+    @property
+    def damages(self) -> Sequence[JournalDamaged]:
+        return tuple(self._damages.values())
+
+    def mended(self, damage: JournalDamaged) -> None:
+        self._damages.pop((damage.repository, damage.part, damage.version), None)
 
     async def close(self) -> None:
         """Write what was noted, end the threads, release the data directory. May be called again."""
@@ -202,13 +231,33 @@ class SqliteJournal:
         self._lock.release()
 
     def _keep(self, db: sqlite3.Connection, notes: Notes) -> None:
-        keep_notes(db, notes)
+        for damage in keep_notes(db, notes):
+            self._damaged(damage)
         self._kept += len(notes.transactions)
         if self._kept > self._transactions_max // 100:  # counting them all costs half a millisecond
             trim_transactions(db, self._transactions_max)
             self._kept = 0
 
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        with self._noticed():
+            return await self._reads.run(question)
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """Damage is remembered by whoever meets it, and his caller hears of it."""
+        try:
+            yield
+        except JournalDamaged as error:
+            self._damaged(error)
+            raise
+
+    def _damaged(self, error: JournalDamaged) -> None:
+        """Remembered for the scrub, which says so and has it mended."""
+        if len(self._damages) < DAMAGES_MAX:
+            self._damages[error.repository, error.part, error.version] = error
+
     def _committed(self, db: sqlite3.Connection) -> None:
+        self.lives.committed(db)
         if self._grown:
             self._sequence, self._grown = reads.sequence(db), False
 

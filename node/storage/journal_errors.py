@@ -5,7 +5,7 @@ Reference: https://www.sqlite.org/rescode.html. Foreign exceptions stop here; th
 
 import sqlite3
 
-from node.ports import DiskRefused, JournalRefused, StorageError
+from node.ports import DamagedPart, DiskRefused, JournalDamaged, StorageError
 
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 FATAL = DAMAGE | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM}
@@ -32,7 +32,7 @@ def storage_error(error: sqlite3.Error) -> StorageError:
     if code == sqlite3.SQLITE_FULL:
         return DiskRefused("disk full: the journal could not be written; free some space and try again")
     if code in DAMAGE:
-        return JournalRefused(f"the journal is damaged ({error})")
+        return JournalDamaged(None, DamagedPart.DATABASE, str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageError("the journal is held by another program (an open sqlite3 shell?); a retry is safe")
     return StorageError(f"journal: {error}")

@@ -10,17 +10,27 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from node.ports import DiskRefused, Loaded, StorageError, TransactionRecord
+from node.ports import DamagedPart, DiskRefused, JournalDamaged, Loaded, StorageError, TransactionRecord
 from node.protocol.ids import ORIGIN, Digest, Oid, Position, RefName, RepoId, TxnId
 from node.protocol.messages import HistoryEntry, InlinePack, Summary
 from node.protocol.quorum import VoterSet
 from node.protocol.register import EMPTY, Ref, Register
 from node.storage.journal_codec import read_certificate, read_change, read_transaction, read_voters
 from node.storage.journal_errors import storage_error
+from node.storage.journal_rows import (
+    RegisterRow,
+    check_certificate,
+    check_history,
+    pack_sum,
+    read_row,
+    record_of,
+    ref_sum,
+    transaction_sum,
+    use_sum,
+)
 from node.storage.journal_schema import connect_reader
-from node.storage.journal_writes import read_record
 
 T = TypeVar("T")
 
@@ -82,13 +92,24 @@ class ReadPool:
 
 
 def load(db: sqlite3.Connection, repository: RepoId, members: VoterSet) -> Loaded:
-    record = read_record(db, repository)
-    applied, stopped = db.execute(_READ_STATE, (repository,)).fetchone() or (0, "")
-    if record.committed == ORIGIN:
-        return Loaded(record, Register(repository, members), applied, stopped)
-    refs = {RefName(name): Ref(Oid(oid), _oid(peeled)) for name, oid, peeled in db.execute(_READ_REFS, (repository,))}
-    row = db.execute(_READ_REGISTER, (repository,)).fetchone()
-    return Loaded(record, _register(row, MappingProxyType(refs)), applied, stopped)
+    """Verified, the whole of it: a repository that does not look as it was written is not loaded."""
+    row, accepted = read_row(db, repository)
+    record = record_of(repository, row, accepted)
+    if row is None or record.committed == ORIGIN:
+        return Loaded(record, Register(repository, members), *((row.applied, row.stopped) if row else (0, "")))
+    return Loaded(record, register_of(row, refs(db, repository, row.refs_sum)), row.applied, row.stopped)
+
+
+def refs(db: sqlite3.Connection, repository: RepoId, refs_sum: int) -> Mapping[RefName, Ref]:
+    """Raises ``JournalDamaged`` if one is not what was written, or one is missing."""
+    found: dict[RefName, Ref] = {}
+    total = 0
+    for name, oid, peeled in db.execute(_READ_REFS, (repository,)):
+        total ^= ref_sum(repository, name, oid, peeled)
+        found[RefName(name)] = Ref(Oid(oid), _oid(peeled))
+    if total != refs_sum:
+        raise JournalDamaged(repository, DamagedPart.REFS, "the refs are not what was written")
+    return MappingProxyType(found)
 
 
 def unsynced(db: sqlite3.Connection) -> list[tuple[RepoId, int, int]]:
@@ -102,22 +123,35 @@ def in_doubt(db: sqlite3.Connection) -> list[RepoId]:
 
 
 def history(db: sqlite3.Connection, repository: RepoId, since: int, limit: int) -> tuple[HistoryEntry, ...]:
-    rows = db.execute(_READ_HISTORY, (repository, since, limit))
+    rows = db.execute(_READ_HISTORY, (repository, since, limit)).fetchall()
     return tuple(_entry(*row) for row in rows)
 
 
 def find(db: sqlite3.Connection, txn: TxnId) -> tuple[RepoId, HistoryEntry] | None:
     row = db.execute(_FIND_TXN, (txn,)).fetchone()
-    return (RepoId(row[0]), _entry(*row[1:])) if row else None
+    if row is None:
+        return None
+    entry = _entry(*row)
+    if txn not in entry.change.txns:
+        raise JournalDamaged(entry.change.repository, DamagedPart.INDEX, f"transaction {txn} is not where it should be")
+    return entry.change.repository, entry
 
 
 def find_key(db: sqlite3.Connection, repository: RepoId, key: str) -> HistoryEntry | None:
     row = db.execute(_FIND_KEY, (repository, key)).fetchone()
-    return _entry(*row) if row else None
+    if row is None:
+        return None
+    entry = _entry(*row)
+    if all(request.key != key for request in entry.change.requests):
+        raise JournalDamaged(repository, DamagedPart.INDEX, "an idempotency key is not where it should be")
+    return entry
 
 
 def repositories(db: sqlite3.Connection, after: str, limit: int) -> list[Register]:
-    return [_register(row, EMPTY) for row in db.execute(_READ_REPOSITORIES, (after, limit))]
+    """A damaged one is left out: whoever asks for it by its name hears why."""
+    rows = db.execute(_READ_REPOSITORIES, (after, limit)).fetchall()
+    found = ((RegisterRow(*columns), value_sum) for *columns, value_sum in rows)
+    return [register_of(row, EMPTY) for row, value_sum in found if row.value_sum == value_sum]
 
 
 def summaries(db: sqlite3.Connection, since: int, limit: int) -> tuple[int, list[Summary]]:
@@ -133,27 +167,59 @@ def sequence(db: sqlite3.Connection) -> int:
 
 
 def inline_pack(db: sqlite3.Connection, sha256: Digest) -> InlinePack | None:
-    row = db.execute("SELECT pack, pack_index FROM inline_packs WHERE sha256 = ?", (sha256,)).fetchone()
-    return InlinePack(sha256, *row) if row else None
+    row = db.execute("SELECT pack, pack_index, sum FROM inline_packs WHERE sha256 = ?", (sha256,)).fetchone()
+    if row is None:
+        return None
+    pack, index, kept_sum = row
+    if pack_sum(sha256, pack, index) != kept_sum:
+        raise JournalDamaged(None, DamagedPart.PACK, f"small pack {sha256} is not what was written")
+    return InlinePack(sha256, pack, index)
 
 
 def packs_in_use(db: sqlite3.Connection) -> set[str]:
-    return {sha256 for (sha256,) in db.execute("SELECT DISTINCT sha256 FROM pack_uses")}
+    rows = db.execute("SELECT sha256, repository, role, version, sum FROM pack_uses").fetchall()
+    for *use, kept_sum in rows:
+        if use_sum(*use) != kept_sum:
+            raise JournalDamaged(None, DamagedPart.INDEX, "who needs which pack is not what was written")
+    return {sha256 for sha256, *_ in rows}
 
 
 def transaction(db: sqlite3.Connection, txn: TxnId) -> TransactionRecord | None:
-    row = db.execute("SELECT record FROM transactions WHERE txn = ?", (txn,)).fetchone()
-    return read_transaction(row[0]) if row else None
+    """One that is damaged is as good as none: it is for people, and history has its outcome."""
+    row = db.execute("SELECT settled, submitted_at_ms, record, sum FROM transactions WHERE txn = ?", (txn,)).fetchone()
+    if row is None or transaction_sum(txn, *row[:3]) != row[3]:
+        return None
+    return read_transaction(row[2])
 
 
-def _register(row: tuple[Any, ...], refs: Mapping[RefName, Ref]) -> Register:
+def register_of(row: RegisterRow, refs: Mapping[RefName, Ref]) -> Register:
     """A register that was created once: so it has voters of its own."""
-    repository, version, digest, present, name, head, voters, floor = row
-    position = Position(version, Digest(digest))
-    return Register(RepoId(repository), read_voters(voters), position, bool(present), name, RefName(head), refs, floor)
+    position = Position(row.version, Digest(row.digest))
+    assert row.voters is not None
+    return Register(
+        RepoId(row.repository),
+        read_voters(row.voters),
+        position,
+        bool(row.present),
+        row.name,
+        RefName(row.head),
+        refs,
+        row.floor,
+    )
 
 
-def _entry(change: str, certificate: str | None, committed_at_ms: int) -> HistoryEntry:
+def _entry(
+    repository: str,
+    version: int,
+    digest: str,
+    change: str,
+    certificate: str | None,
+    committed_at_ms: int,
+    kept_sum: int,
+    kept_certificate_sum: int,
+) -> HistoryEntry:
+    check_history(repository, version, digest, change, committed_at_ms, kept_sum)
+    check_certificate(repository, version, certificate, kept_certificate_sum)
     return HistoryEntry(read_change(change), read_certificate(certificate) if certificate else None, committed_at_ms)
 
 
@@ -161,19 +227,15 @@ def _oid(text: str | None) -> Oid | None:
     return Oid(text) if text is not None else None
 
 
-_VALUE = "repository, version, digest, present, name, head, voters, floor"
-_READ_REGISTER = f"SELECT {_VALUE} FROM registers WHERE repository = ?"
-_READ_STATE = "SELECT applied, stopped FROM registers WHERE repository = ?"
 _READ_REFS = "SELECT name, oid, peeled FROM refs WHERE repository = ?"
-_READ_HISTORY = """
-    SELECT change, certificate, committed_at_ms FROM history WHERE repository = ? AND version > ? ORDER BY version LIMIT ?"""
-_FIND_TXN = """
-    SELECT t.repository, change, certificate, committed_at_ms FROM history_txns AS t
-    JOIN history USING (repository, version) WHERE txn = ?"""
-_FIND_KEY = """
-    SELECT change, certificate, committed_at_ms FROM history_keys AS k JOIN history USING (repository, version)
+_ENTRY = "h.repository, h.version, h.digest, h.change, h.certificate, h.committed_at_ms, h.sum, h.certificate_sum"
+_READ_HISTORY = f"SELECT {_ENTRY} FROM history AS h WHERE repository = ? AND version > ? ORDER BY version LIMIT ?"
+_FIND_TXN = f"SELECT {_ENTRY} FROM history_txns AS t JOIN history AS h USING (repository, version) WHERE txn = ?"
+_FIND_KEY = f"""
+    SELECT {_ENTRY} FROM history_keys AS k JOIN history AS h USING (repository, version)
     WHERE k.repository = ? AND key = ?"""
 _READ_REPOSITORIES = f"""
-    SELECT {_VALUE} FROM registers WHERE present = 1 AND repository > ? ORDER BY repository LIMIT ?"""
+    SELECT {", ".join(RegisterRow._fields)}, value_sum FROM registers
+    WHERE present = 1 AND repository > ? ORDER BY repository LIMIT ?"""
 _READ_SUMMARIES = """
     SELECT sequence, repository, version, digest FROM registers WHERE sequence > ? ORDER BY sequence LIMIT ?"""

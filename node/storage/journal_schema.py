@@ -9,16 +9,19 @@ References: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#
 
 import os
 import sqlite3
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from node.ports import Identity, JournalRefused, StorageError
+from node.ports import DamagedPart, Identity, JournalDamaged, JournalRefused, StorageError
 from node.protocol.ids import NodeId
+from node.storage import journal_lives
 from node.storage.journal_errors import DAMAGE, primary_code, storage_error
+from node.storage.journal_rows import row_sum
 
 FOLDER_NAME = ".journal"
 FILE_NAME = "journal.sqlite"
-SCHEMA = 1
+SCHEMA = 3
 BUSY_TIMEOUT_S = 5.0
 CHECKPOINT_PAGES = 4000
 """16 MiB of log before it is copied back: SQLite's 1,000 puts the two extra fsyncs of a checkpoint on more pushes."""
@@ -26,9 +29,11 @@ CHECKPOINT_PAGES = 4000
 TABLES = """
 CREATE TABLE identity (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    schema INTEGER NOT NULL, node TEXT NOT NULL, cluster TEXT NOT NULL, journal TEXT NOT NULL, incarnation INTEGER NOT NULL
+    schema INTEGER NOT NULL, node TEXT NOT NULL, cluster TEXT NOT NULL, journal TEXT NOT NULL, incarnation INTEGER NOT NULL,
+    sum INTEGER NOT NULL
 ) STRICT;
 
+-- every sum is a checksum of its row, see journal_rows.py
 -- one row per repository: the acceptor record's small columns, and the register's value without its refs
 CREATE TABLE registers (
     repository TEXT PRIMARY KEY,
@@ -36,27 +41,32 @@ CREATE TABLE registers (
     promised_attempt INTEGER NOT NULL DEFAULT 0,
     version INTEGER NOT NULL DEFAULT 0, digest TEXT NOT NULL,
     in_doubt INTEGER NOT NULL DEFAULT 0,   -- an accepted change stands on (version, digest)
+    accepted_sum INTEGER NOT NULL,         -- of the row in accepted; 0: there is none. The acceptor record ends here
     sequence INTEGER NOT NULL DEFAULT 0,   -- of its latest history row
     present INTEGER NOT NULL DEFAULT 0, name TEXT NOT NULL DEFAULT '', head TEXT NOT NULL DEFAULT '',
     voters TEXT, floor INTEGER NOT NULL DEFAULT 0,
+    refs_sum INTEGER NOT NULL,             -- of all its refs, by XOR
     applied INTEGER NOT NULL DEFAULT 0, synced INTEGER NOT NULL DEFAULT 0,
-    stopped TEXT NOT NULL DEFAULT ''
+    stopped TEXT NOT NULL DEFAULT '',
+    sum INTEGER NOT NULL, value_sum INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX registers_by_sequence ON registers (sequence);
 CREATE INDEX registers_in_doubt ON registers (repository) WHERE in_doubt = 1;
 CREATE INDEX registers_unsynced ON registers (repository) WHERE version > synced;
 
 -- apart from registers, so that a mark on a repository does not rewrite the thousands of ref updates of a first push
-CREATE TABLE accepted (repository TEXT PRIMARY KEY, accepted TEXT NOT NULL) STRICT;
+CREATE TABLE accepted (repository TEXT PRIMARY KEY, accepted TEXT NOT NULL, sum INTEGER NOT NULL) STRICT;
 
 CREATE TABLE refs (
-    repository TEXT NOT NULL, name TEXT NOT NULL, oid TEXT NOT NULL, peeled TEXT, PRIMARY KEY (repository, name)
+    repository TEXT NOT NULL, name TEXT NOT NULL, oid TEXT NOT NULL, peeled TEXT, sum INTEGER NOT NULL,
+    PRIMARY KEY (repository, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE history (
     sequence INTEGER PRIMARY KEY,          -- rows are never deleted: the highest is their number
     repository TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
     change TEXT NOT NULL, certificate TEXT, committed_at_ms INTEGER NOT NULL,
+    sum INTEGER NOT NULL, certificate_sum INTEGER NOT NULL,
     UNIQUE (repository, version)
 ) STRICT;
 CREATE TABLE history_txns (txn TEXT PRIMARY KEY, repository TEXT NOT NULL, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -64,16 +74,19 @@ CREATE TABLE history_keys (
     repository TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (repository, key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE inline_packs (sha256 TEXT PRIMARY KEY, pack BLOB NOT NULL, pack_index BLOB NOT NULL) STRICT;
+CREATE TABLE inline_packs (
+    sha256 TEXT PRIMARY KEY, pack BLOB NOT NULL, pack_index BLOB NOT NULL, sum INTEGER NOT NULL
+) STRICT;
 -- who names a pack: the accepted change of a repository, or a committed one that is not yet synced; leading to version
 CREATE TABLE pack_uses (
     sha256 TEXT NOT NULL, repository TEXT NOT NULL, role TEXT NOT NULL CHECK (role IN ('accepted', 'committed')),
-    version INTEGER NOT NULL, PRIMARY KEY (sha256, repository, role, version)
+    version INTEGER NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY (sha256, repository, role, version)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX pack_uses_by_repository ON pack_uses (repository, role, version);
 
 CREATE TABLE transactions (
-    txn TEXT PRIMARY KEY, settled INTEGER NOT NULL, submitted_at_ms INTEGER NOT NULL, record TEXT NOT NULL
+    txn TEXT PRIMARY KEY, settled INTEGER NOT NULL, submitted_at_ms INTEGER NOT NULL, record TEXT NOT NULL,
+    sum INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX transactions_by_age ON transactions (settled DESC, submitted_at_ms);
 """
@@ -96,14 +109,13 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
         raise storage_error(error) from error
     try:
         identity = _open(connection, node, cluster)
+        journal_lives.count_start(connection)
         for directory in (folder, data_dir, data_dir.parent):
             sync_directory(directory)
     except sqlite3.Error as error:
         connection.close()
         if primary_code(error) in DAMAGE:
-            raise JournalRefused(
-                f"{folder / FILE_NAME} is damaged ({error}); restore it, or rejoin with an empty one"
-            ) from error
+            raise JournalDamaged(None, DamagedPart.DATABASE, f"{folder / FILE_NAME}: {error}") from error
         raise storage_error(error) from error
     except OSError as error:
         connection.close()
@@ -114,9 +126,14 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
     return connection, identity
 
 
+_text = partial(str, encoding="utf-8", errors="surrogateescape")
+"""Text that a flipped bit has made no UTF-8 is read all the same: its row's checksum tells what is wrong with it, and where."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """For the one writer thread. Transactions are begun and ended by hand."""
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -127,7 +144,9 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     """For one reading thread; it can write nothing, and sees whole transactions only."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
+    return connection
 
 
 def sync_directory(path: Path) -> None:
@@ -145,7 +164,7 @@ def _open(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identit
         raise JournalRefused(f"the journal's file system cannot do write-ahead logging (journal mode {mode!r})")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise JournalRefused(f"the journal is damaged ({verdict}); restore it, or rejoin with an empty one")
+        raise JournalDamaged(None, DamagedPart.DATABASE, str(verdict))
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables:
         _create(connection, node, cluster)
@@ -159,7 +178,9 @@ def _create(connection: sqlite3.Connection, node: NodeId, cluster: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in TABLES.split(";\n"):
         connection.execute(statement)
-    connection.execute("INSERT INTO identity VALUES (1, ?, ?, ?, ?, 1)", (SCHEMA, node, cluster, str(uuid4())))
+    journal_lives.create(connection)
+    row = (SCHEMA, str(node), cluster, str(uuid4()), 1)
+    connection.execute("INSERT INTO identity VALUES (1, ?, ?, ?, ?, ?, ?)", (*row, row_sum("identity", *row)))
     connection.execute("COMMIT")
 
 
@@ -167,9 +188,10 @@ def _identity(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Ide
     (schema,) = connection.execute("SELECT schema FROM identity").fetchone() or (None,)
     if schema != SCHEMA:
         raise JournalRefused(f"the journal has format {schema}, this program knows {SCHEMA} only; start the matching version")
-    owner, home, journal, incarnation = connection.execute(
-        "SELECT node, cluster, journal, incarnation FROM identity"
-    ).fetchone()
+    *row, kept_sum = connection.execute("SELECT schema, node, cluster, journal, incarnation, sum FROM identity").fetchone()
+    if row_sum("identity", *row) != kept_sum:
+        raise JournalDamaged(None, DamagedPart.DATABASE, "it is not known whose it is")
+    _, owner, home, journal, incarnation = row
     if owner != node:
         raise JournalRefused(f"the journal belongs to {owner}, not to {node}; check node_id and data_dir")
     if home != cluster:

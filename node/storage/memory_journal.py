@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.ports import Identity, Loaded, StorageError, TransactionRecord
-from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
+from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
+from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import ORIGIN, NodeId, Position, RepoId, TxnId
@@ -20,6 +20,7 @@ from node.protocol.quorum import VoterSet
 from node.protocol.register import EMPTY, Register
 from node.storage.deferred import Deferred, Notes
 from node.storage.journal_writes import check_step
+from node.storage.memory_lives import MemoryLives
 
 TRANSACTIONS_MAX = 100_000
 WAITING_MAX = 10_000
@@ -41,11 +42,17 @@ class _Row:
 class MemoryJournal:
     """Nothing is ever lost but by ``crash``. Set ``failure`` and every write raises it."""
 
-    def __init__(self, node: NodeId, cluster: str = "gitquorum", *, transactions_max: int = TRANSACTIONS_MAX) -> None:
-        self.identity = Identity(node, cluster, f"journal-of-{node}", 1)
+    def __init__(
+        self, node: NodeId, cluster: str = "gitquorum", *, transactions_max: int = TRANSACTIONS_MAX, journal: str = ""
+    ) -> None:
+        """``journal`` is its uuid: two of one node are told apart by it."""
+        self._identity = Identity(node, cluster, journal or f"journal-of-{node}", 1)
+        self.lives = MemoryLives(self._identity.journal, self._records, self._turn, self._forget)
         self.failure: StorageError | None = None
         self.commits = 0
         """Writes that changed something."""
+        self.damaged: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
+        """Put something in, and ``damages`` tells of it."""
         self._transactions_max = transactions_max
         self._rows: dict[RepoId, _Row] = {}
         self._sequence = 0
@@ -57,8 +64,13 @@ class MemoryJournal:
     def sequence(self) -> int:
         return self._sequence
 
+    @property
+    def identity(self) -> Identity:
+        return replace(self._identity, incarnation=self.lives.life.incarnation)
+
     def crash(self) -> None:
-        """The process is killed: notes that no later write carried along are gone."""
+        """The process is killed: notes that no later write carried along are gone. The next one counts its start."""
+        self.lives.next_start()
         self._deferred.take()
         self._deferred.written()
 
@@ -80,11 +92,14 @@ class MemoryJournal:
             self._written(counts=bool(len(self._deferred)))
             return verdict, row.record
         check_step(row.record, after)
+        self.lives.count()
         if isinstance(op, CommitOp):
             self._commit(row, op.change, members, HistoryEntry(op.change, certificate, at_ms))
         row.record = after
         self._rows[op.repository] = row
-        change = None if not isinstance(op, AcceptOp | CommitOp) else op.change
+        change = op.change if isinstance(op, AcceptOp | CommitOp) else None
+        if isinstance(op, RejoinOp) and op.accepted is not None:
+            change = op.accepted.change
         named = {pack.sha256 for pack in change.packs} if change else set()
         self._packs.update({pack.sha256: pack for pack in packs if pack.sha256 in named})
         self._written()
@@ -95,6 +110,9 @@ class MemoryJournal:
         row = self._rows.setdefault(repository, _Row())
         row.stopped = row.stopped or reason
         self._written()
+
+    async def mark_rejoining(self, reason: str, at_ms: int) -> None:
+        await self.lives.mark_rejoining(reason, at_ms)
 
     async def add_certificate(self, certificate: Certificate) -> None:
         self._deferred.note_certificate(certificate)
@@ -112,6 +130,13 @@ class MemoryJournal:
         """Write what was noted before."""
         await self._turn()
         self._written(counts=bool(len(self._deferred)))
+
+    @property
+    def damages(self) -> Sequence[JournalDamaged]:
+        return tuple(self.damaged.values())
+
+    def mended(self, damage: JournalDamaged) -> None:
+        self.damaged.pop((damage.repository, damage.part, damage.version), None)
 
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
         await asyncio.sleep(0)
@@ -159,6 +184,14 @@ class MemoryJournal:
 
     async def close(self) -> None:
         await self.flush()
+        self.lives.next_start()
+
+    def _forget(self, repository: RepoId) -> None:
+        self._rows.pop(repository, None)
+
+    def _records(self) -> Iterator[tuple[RepoId, AcceptorRecord, VoterSet | None]]:
+        for name, row in sorted(self._rows.items()):
+            yield name, row.record, row.register.voters if row.register else None
 
     async def _turn(self) -> None:
         """Let others in first, as a real write would."""

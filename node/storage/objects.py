@@ -87,6 +87,12 @@ class DiskObjects:
         held = (self._stage.small.get(pack.sha256) for pack in packs)
         return tuple(inline for inline in held if inline is not None)
 
+    async def read_small(self, name: str, packs: Sequence[PackRef]) -> tuple[InlinePack, ...]:
+        held = self.inline(packs)
+        here = {inline.sha256 for inline in held}
+        others = [pack for pack in packs if pack.sha256 not in here]
+        return (*held, *(await self._threads.run(self._repositories.read_packs, name, others) if others else ()))
+
     async def stage_fetched(self, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
         await self._stage.fetch(pack, read)
 
@@ -96,11 +102,15 @@ class DiskObjects:
     # ------------------------------------------------------------ repositories
 
     async def apply(self, before: Register, change: Change, after: Register, packs: Sequence[InlinePack]) -> None:
-        small = {inline.sha256: inline for inline in (*self.inline(change.packs), *packs)}
+        await self.apply_all((change,), after, packs)
+
+    async def apply_all(self, changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
+        named = [pack for change in changes for pack in change.packs]
+        small = {inline.sha256: inline for inline in (*self.inline(named), *packs)}
         sources = Sources(small, self._stage.folder)
-        await self._threads.finish(self._repositories.apply, change, after, sources)
-        await self._stage.release(change)
-        if change.kind is ChangeKind.DELETE:
+        await self._threads.finish(self._repositories.apply, changes, after, sources)
+        await self._stage.release(*changes)
+        if changes[-1].kind is ChangeKind.DELETE:
             self._threads.submit(self._repositories.empty_trash)
 
     async def materialise(self, register: Register) -> None:

@@ -146,10 +146,10 @@ class Stage:
         for sha256 in sha256s:
             self._holders.setdefault(Digest(sha256), set()).add("journal")
 
-    async def release(self, change: Change) -> None:
-        """``change`` is applied, or can never be."""
+    async def release(self, *changes: Change) -> None:
+        """These are applied, or can never be."""
         at = time.monotonic() + CONDEMNED_S
-        for pack in change.packs:
+        for change, pack in ((each, pack) for each in changes for pack in each.packs):
             if self._strike(change, pack.sha256):
                 self._condemned[pack.sha256] = min(at, self._condemned.get(pack.sha256, at))
                 self.small.release(pack.sha256)

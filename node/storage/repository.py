@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dulwich.repo import Repo
@@ -110,18 +110,21 @@ class Repositories:
 
     # ------------------------------------------------------------ applying
 
-    def apply(self, change: Change, after: Register, sources: "Sources") -> None:
-        """V6. ``after`` is the value that the change leads to; for a deletion, it still has the name."""
+    def apply(self, changes: Sequence[Change], after: Register, sources: "Sources") -> None:
+        """V6. ``after`` is the value that these consecutive changes lead to; a deletion comes alone, and its ``after`` still
+        has the name."""
         with self._lock(after.name):
-            if change.kind is ChangeKind.DELETE:
+            if changes[0].kind is ChangeKind.DELETE:
                 self._remove(after.name)
                 return
             folder = self._ensure(after.name, after.head)
             touched = self._touched_of(after.name)
-            for pack in change.packs:
+            packs = [pack for change in changes for pack in change.packs]
+            for pack in packs:
                 _add_pack(folder / "objects" / "pack", pack, sources, touched)
-            self._packs[after.name] = self._packs.get(after.name, 0) + len(change.packs)
-            changed = {update.ref: after.refs.get(update.ref) for request in change.requests for update in request.updates}
+            self._packs[after.name] = self._packs.get(after.name, 0) + len(packs)
+            requests = (request for change in changes for request in change.requests)
+            changed = {update.ref: after.refs.get(update.ref) for request in requests for update in request.updates}
             files = RefFiles(folder, touched)
             self._loose[after.name] = self._loose.get(after.name, 0) + files.update(changed, after.refs)
             if self._loose[after.name] > LOOSE_REFS_MAX:
@@ -228,6 +231,14 @@ class Repositories:
         folder = self.find(name)
         return folder is not None and holds(folder / "objects" / "pack" / pack.name, pack)
 
+    def read_packs(self, name: str, packs: Iterable[PackRef]) -> tuple[InlinePack, ...]:
+        """Those that the repository holds, whole in memory: for small ones only. Who gets them checks them."""
+        folder = self.find(name)
+        if folder is None:
+            return ()
+        bases = [(pack, folder / "objects" / "pack" / pack.name) for pack in packs]
+        return tuple(_read_pack(pack, base) for pack, base in bases if holds(base, pack))
+
     def size_bytes(self, name: str) -> int:
         total = 0
         for folder, _, files in os.walk(self.need(name)):
@@ -280,6 +291,11 @@ class Sources:
 def holds(base: Path, pack: PackRef) -> bool:
     """Whether ``base`` + .pack and .idx are there in full length."""
     return _size(base, ".pack") == pack.size_bytes and _size(base, ".idx") == pack.index_size_bytes
+
+
+def _read_pack(pack: PackRef, base: Path) -> InlinePack:
+    content = base.with_name(base.name + ".pack").read_bytes()
+    return InlinePack(pack.sha256, content, base.with_name(base.name + ".idx").read_bytes())
 
 
 def _size(base: Path, suffix: str) -> int:

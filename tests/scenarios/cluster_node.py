@@ -1,7 +1,9 @@
 """One node of a test cluster: a disk, and while it is up two machines whose effects it performs as ``node/replica.py`` does.
 
-Writes, staging, catch-up and sends are jobs of their own; a journal runs its conditional writes one after another, and what
-comes of them is fed to both machines, a commit before anything else.
+Writes, staging, catch-up and sends are jobs of their own; a journal runs its conditional writes one after another
+(``disk.py``), and what comes of them is fed to both machines, a commit before anything else. Reads and catch-up are
+``reader.py`` and ``learner.py``. A node has a clock of its own, which may run fast or jump, and may be paused: then
+everything waits, and its clock goes on.
 """
 
 from collections import Counter
@@ -10,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
-from node.protocol.catchup import HistoryRefused, steps
 from node.protocol.certificate import Certificate, SignedVote, Statement, StatementKind
 from node.protocol.change import Change, ChangeKind, PackRef, RefUpdate, Request
 from node.protocol.coordinator import Coordinator
@@ -50,22 +51,24 @@ from node.protocol.messages import (
     Claim,
     Commit,
     HistoryEntry,
-    HistoryPage,
     Prepare,
     Promise,
+    Refused,
     Status,
     TransportReply,
     TransportRequest,
     Vote,
     VoteKind,
 )
-from node.protocol.outcome import Outcome, OutcomeKind
-from node.protocol.reads import barrier
+from node.protocol.outcome import OutcomeKind
 from node.protocol.register import Register
 from node.protocol.voter import Voter
 from tests.scenarios.conditions import Fault
-from tests.scenarios.laws import Broken, Disk
-from tests.scenarios.values import REPOSITORY, genuine, sign
+from tests.scenarios.disk import Disk, Pending
+from tests.scenarios.laws import Broken
+from tests.scenarios.learner import Learner
+from tests.scenarios.reader import Answers, Reader
+from tests.scenarios.values import REPOSITORY, sign
 from tests.scenarios.words import describe, describe_answer, describe_op, names
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ TICKS_PER_SECOND_MAX = 250
 """A machine that asks to be woken more often than this does nothing useful."""
 
 Machine = Voter | Coordinator
+Then = Callable[[], None] | None
 
 
 class Node:
@@ -86,8 +90,9 @@ class Node:
         self.disk = Disk(Register(REPOSITORY, world.voters))
         self.up = False
         self.life = 0
-        self.suspected: frozenset[NodeId] = frozenset()
         self.requests = 0
+        self.rate, self.skew_s, self.wall_skew_s = 1.0, 0.0, 0.0
+        self.paused_until = 0.0
 
     # ------------------------------------------------------------ life
 
@@ -95,64 +100,96 @@ class Node:
         self.life += 1
         self.up = True
         world, disk = self.world, self.disk
+        world.laws.woken(self.name, self.incarnation, disk.record)
         spread = world.conditions.spread(self.name)
         self.voter = Voter(
-            self.name, 1, disk.record, disk.register, world.timing, now=world.now, spread=spread, stopped=disk.stopped
+            self.name,
+            self.incarnation,
+            disk.record,
+            disk.register,
+            world.timing,
+            now=self.clock(),
+            spread=spread,
+            stopped=disk.stopped,
         )
         self.coordinator = Coordinator(
             self.name, disk.record, disk.register, world.timing, quorum_rule=world.quorum, spread=spread, stopped=disk.stopped
         )
-        self.register = disk.register
+        self.register = self.applied = disk.register
+        disk.applied = disk.register.position.version
+        """V6: what the refs on the disk lack is replayed before anything else."""
         self._senders: dict[int, NodeId] = {}
-        self._wishes: dict[type[Machine], int] = {}
+        self._wish_at: dict[type[Machine], float] = {}
+        self._armed_at: dict[type[Machine], float] = {}
         self._ticks: Counter[tuple[type[Machine], int]] = Counter()
-        self._durable_at = self._heard_at = world.now
-        self._catching_up_to = 0
-        self._holders: tuple[NodeId, ...] = ()
-        self._told: set[Position] = set()
-        self._catching_up = self._settling = False
-        self.disk.failed = False
-        self.suspected = frozenset()
+        self._written_at = self._synced_at = world.now
+        self._settling = False
+        self._prepare: tuple[Prepare, Prepare] | None = None
+        self.moot_up_to = 0
+        """Version of a deletion further on in the history that is being learned: packs below it are needed by nobody."""
+        self.learner, self.reader = Learner(self), Reader(self)
+        disk.failed = False
+        self.suspected: frozenset[NodeId] = frozenset()
         self.feed(self.voter, Tick())
 
-    def crash(self) -> None:
+    def crash(self, kept: int | None = None) -> None:
+        """The process dies, and the whole tail is on the disk in the end; or the power fails, and ``kept`` writes of it are."""
         self.up = False
         self.life += 1
+        self.paused_until = 0.0
+        if kept is not None:
+            self.disk.lose_loose()
+        if self.disk.tail:
+            self._durable(self.disk.cut(len(self.disk.tail) if kept is None else kept))
         self.world.tell(self.name, "CRASHED")
+
+    @property
+    def incarnation(self) -> int:
+        return 1
+
+    def clock(self) -> float:
+        """Monotonic seconds, as this node counts them."""
+        return self.world.now * self.rate + self.skew_s
+
+    def jump(self, seconds: float) -> None:
+        """The clock leaps forward: what waits for a time is due that much earlier."""
+        self.skew_s += seconds
+        for kind, at in self._armed_at.items():
+            self.after(max(0.0, (at - self.clock()) / self.rate), self._ring, kind, at)
 
     def after(self, delay_s: float, what: Callable[..., None], *args: Any) -> None:
         """Do ``what`` later, if this life lasts that long."""
-        self.world.after(delay_s, self._if_alive, self.life, what, args)
+        self.world.after(delay_s, self.if_alive, self.life, what, args)
 
-    def _if_alive(self, life: int, what: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def if_alive(self, life: int, what: Callable[..., None], args: tuple[Any, ...]) -> None:
         if self.up and self.life == life:
-            what(*args)
+            if self.paused_until > self.world.now:
+                self.world.after(self.paused_until - self.world.now, self.if_alive, life, what, args)
+            else:
+                what(*args)
 
     # ------------------------------------------------------------ what a node is asked
 
     def submit(self, txn: TxnId, kind: ChangeKind, updates: tuple[RefUpdate, ...], packs: tuple[PackRef, ...] = ()) -> None:
         world = self.world
-        request = Request(txn, "alice", self.name, int(world.now * 1000), updates, packs=packs)
+        request = Request(txn, "alice", self.name, int((world.now + self.wall_skew_s) * 1000), updates, packs=packs)
         self.disk.keep(txn, packs)
         name = str(REPOSITORY) if kind is ChangeKind.CREATE else ""
-        self.feed(self.coordinator, Submitted(kind, request, world.now + world.timing.prepare_s, name=name))
+        self.feed(self.coordinator, Submitted(kind, request, self.clock() + world.timing.prepare_s, name=name))
 
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         self.suspected = nodes
         self.feed_both(Suspected(nodes))
 
     def request(self, sender: NodeId, message: TransportRequest) -> None:
-        if not self.up:
+        if isinstance(message, Commit) and (flaw := self.world.flaw(message.certificate, self.register.voters)):
+            if not self.world.forgers:
+                raise Broken(f"a commit of {sender} carries a worthless certificate: {flaw}")
+            self._transmit(sender, Refused(REPOSITORY, message.certificate.ballot, self.voter.record.promised, flaw))
             return
-        if isinstance(message, Commit) and (flaw := message.certificate.flaw(self.register.voters, genuine)):
-            raise Broken(f"a commit of {sender} carries a worthless certificate: {flaw}")
         self.requests += 1
         self._senders[self.requests] = sender
         self.feed(self.voter, Requested(self.requests, sender, message))
-
-    def reply(self, sender: NodeId, message: TransportReply) -> None:
-        if self.up:
-            self.feed(self.coordinator, Received(sender, message))
 
     def status(self) -> Status:
         record = self.voter.record
@@ -160,19 +197,20 @@ class Node:
         return Status(
             REPOSITORY,
             self.register.voters.digest,
-            1,
+            self.incarnation,
             record.committed,
             record.accepted_ballot,
             held.base if held else record.committed,
             held is not None and held.change is not None,
-            self.register.position.version,
+            self.applied.position.version,
         )
 
-    def answers(self) -> list[Status]:
-        """R5's question, to whoever is in reach."""
-        peers = (node for node in self.world.nodes.values() if node is not self and self._reaches(node))
-        found = [self.status(), *(peer.status() for peer in peers)]
-        return found if len(found) >= self.register.voters.majority else []
+    def read(self, timeout_s: float, told: Callable[[Register], None]) -> None:
+        """R5; ``told`` hears the value served, or nobody does."""
+        self.reader.read(timeout_s, told)
+
+    def catch_up(self, version: int, holders: tuple[NodeId, ...], told: Position | None) -> None:
+        self.learner.to(version, holders, told)
 
     # ------------------------------------------------------------ machines and effects
 
@@ -184,66 +222,105 @@ class Node:
 
     def feed(self, machine: Machine, event: Event) -> None:
         life, world = self.life, self.world
-        before = machine.state if isinstance(machine, Coordinator) else None
-        effects = machine.handle(event, world.now)
-        if world.say is not None and isinstance(machine, Coordinator) and before is not None and machine.state is not before:
-            world.tell(self.name, f"coordinator {before.name} → {machine.state.name}")
+        if world.say is None:
+            effects = machine.handle(event, self.clock())
+        else:
+            before = machine.state if isinstance(machine, Coordinator) else None
+            effects = machine.handle(event, self.clock())
+            if isinstance(machine, Coordinator) and before is not None and machine.state is not before:
+                world.tell(self.name, f"coordinator {before.name} → {machine.state.name}")
+        fragile = world.conditions.fragile
         for effect in effects:
-            if world.conditions.crashes(world, self.name, effect):
+            if fragile and world.conditions.crashes(world, self.name, effect) and self.life == life:
                 self.crash()
             if self.life != life:
                 return
-            self._perform(effect, machine, event)
+            PERFORM[type(effect)](self, effect, machine, event)
 
-    def _perform(self, effect: Effect, machine: Machine, event: Event) -> None:
-        world = self.world
-        match effect:
-            case Write(op, certificate):
-                self._write(op, certificate)
-            case Decide():
-                self._decide(effect)
-            case Send(to, message):
-                if isinstance(message, Prepare):
-                    message = replace(message, holders=(self.name, *message.holders))
-                self._transmit(to, message)
-            case Reply(number, reply):
-                to = self._senders.pop(number)
-                self._transmit(to, self._finished(reply))
-            case StageObjects(change, holders):
-                self.after(world.conditions.direct_delay(), self._stage, change, holders, 0)
-            case Witness(certificate):
-                self._witness(certificate)
-            case CatchUp(version, holders, told):
-                self.catch_up(version, holders, told)
-            case Discard(change):
-                self._discard(change)
-            case Undone(change, _):
-                world.laws.undone(change)
-                world.tell(self.name, f"certainly aborted: {names(change)}")
-            case Answer(submitted, outcome):
-                self._answer(submitted, outcome)
-            case Settle():
-                self._settle()
-            case Wake(at):
-                self._wake(machine, at, after_tick=isinstance(event, Tick))
-            case Alarm(reason, stop):
-                world.tell(self.name, f"ALARM {reason}")
-                world.laws.alarm(self.name, reason)
-                if stop and not self.disk.stopped:
-                    self.disk.stopped = reason
-                    self.feed_both(SetAside(reason))
-            case Note(reason):
-                world.tell(self.name, f"nothing done: {reason}")
+    def _perform_write(self, effect: Write, *_: object) -> None:
+        self.write(effect.op, effect.certificate)
 
-    def _wake(self, machine: Machine, at: float, *, after_tick: bool) -> None:
-        if after_tick and at <= self.world.now:
-            raise Broken(f"{self.name}: {machine!r} was woken at {self.world.now:.3f} and asks to be woken at {at:.3f}")
-        kind = type(machine)
-        self._wishes[kind] = wish = self._wishes.get(kind, 0) + 1
-        self.after(max(0.0, at - self.world.now), self._tick, kind, wish)
+    def _perform_send(self, effect: Send, *_: object) -> None:
+        message = effect.message
+        if isinstance(message, Prepare):
+            if self._prepare is None or self._prepare[0] is not message:
+                self._prepare = (message, replace(message, holders=(self.name, *message.holders)))
+            message = self._prepare[1]
+        self._transmit(effect.to, message)
 
-    def _tick(self, kind: type[Machine], wish: int) -> None:
-        if self._wishes.get(kind) != wish:
+    def _perform_reply(self, effect: Reply, *_: object) -> None:
+        to = self._senders.pop(effect.request)
+        reply = self._finished(effect.message)
+        self.world.laws.said(self.name, self.incarnation, reply)
+        self._transmit(to, reply)
+
+    def _perform_stage(self, effect: StageObjects, *_: object) -> None:
+        self.after(self.world.conditions.direct_delay(), self._stage, effect.change, effect.holders, 0)
+
+    def _perform_witness(self, effect: Witness, *_: object) -> None:
+        self._witness(effect.certificate)
+
+    def _perform_catch_up(self, effect: CatchUp, *_: object) -> None:
+        self.catch_up(effect.version, effect.holders, effect.told)
+
+    def _perform_discard(self, effect: Discard, *_: object) -> None:
+        self.disk.stage.pop(effect.change.position.digest, None)
+        if self.world.say is not None:
+            self.world.tell(self.name, f"drops the objects of {names(effect.change)}")
+
+    def _perform_undone(self, effect: Undone, *_: object) -> None:
+        self.world.laws.undone(effect.change)
+        if self.world.say is not None:
+            self.world.tell(self.name, f"certainly aborted: {names(effect.change)}")
+
+    def _perform_answer(self, effect: Answer, *_: object) -> None:
+        if self.world.say is not None:
+            self.world.tell(self.name, describe_answer(effect.submitted, effect.outcome))
+        if effect.outcome.kind is not OutcomeKind.UNKNOWN:
+            self.disk.stage.pop(effect.submitted, None)
+        self.world.laws.answered(effect.submitted, effect.outcome)
+
+    def _perform_settle(self, *_: object) -> None:
+        self.world.tell(self.name, "in doubt for too long: asks a majority")
+        if not self._settling:
+            self._settling = True
+            self.reader.ask(self._settle_doubt)
+
+    def _perform_alarm(self, effect: Alarm, *_: object) -> None:
+        reason = effect.reason
+        self.world.tell(self.name, f"ALARM {reason}")
+        self.world.laws.alarm(self.name, reason)
+        if effect.stop and not self.disk.stopped:
+            self.disk.stopped = reason
+            self.feed_both(SetAside(reason))
+
+    def _perform_note(self, effect: Note, *_: object) -> None:
+        if self.world.say is not None:
+            self.world.tell(self.name, f"nothing done: {effect.reason}")
+
+    # ------------------------------------------------------------ timers
+
+    def _perform_wake(self, effect: Wake, machine: Machine, event: Event) -> None:
+        """One timer a machine; a new wish replaces the old one. Only an earlier one needs a new place in the queue."""
+        at, kind, now = effect.at, type(machine), self.clock()
+        if at <= now and isinstance(event, Tick):
+            raise Broken(f"{self.name}: {machine!r} was woken at {now:.3f} and asks to be woken at {at:.3f}")
+        self._wish_at[kind] = at
+        armed_at = self._armed_at.get(kind)
+        if armed_at is None or at < armed_at:
+            self._arm(kind, at, now)
+
+    def _arm(self, kind: type[Machine], at: float, now: float) -> None:
+        self._armed_at[kind] = at
+        self.after(max(0.0, (at - now) / self.rate), self._ring, kind, at)
+
+    def _ring(self, kind: type[Machine], armed_at: float) -> None:
+        if self._armed_at.get(kind) != armed_at:
+            return
+        del self._armed_at[kind]
+        at, now = self._wish_at[kind], self.clock()
+        if at > now + 1e-6:
+            self._arm(kind, at, now)
             return
         second = (kind, int(self.world.now))
         self._ticks[second] += 1
@@ -253,136 +330,179 @@ class Node:
 
     # ------------------------------------------------------------ the journal
 
-    def _write(self, op: Op, certificate: Certificate | None, then: Callable[[], None] | None = None) -> None:
-        """Writes are durable one after another, and their results come back one after another."""
-        durable_s, heard_s = self.world.conditions.journal_delays()
-        self._durable_at = max(self._durable_at, self.world.now + durable_s)
-        self._heard_at = max(self._heard_at, self._durable_at + heard_s)
-        self.after(self._durable_at - self.world.now, self._write_now, op, certificate, self._heard_at, then)
+    def write(self, op: Op, certificate: Certificate | None, then: Then = None) -> None:
+        """Writes are in the log one after another, fsynced one after another, and their results come back one after another."""
+        written_s, synced_s = self.world.conditions.journal_delays(self.name)
+        now = self.world.now
+        self._written_at = max(self._written_at, now + written_s)
+        self._synced_at = max(self._synced_at, self._written_at + synced_s)
+        self.after(self._written_at - now, self._write_now, op, certificate, self._synced_at, then)
 
-    def _write_now(self, op: Op, certificate: Certificate | None, heard_at: float, then: Callable[[], None] | None) -> None:
-        disk, before = self.disk, self.disk.record
-        fault = self.world.conditions.disk_fault(self.name)
+    def _write_now(self, op: Op, certificate: Certificate | None, synced_at: float, then: Then) -> None:
+        disk, world = self.disk, self.world
+        fault = world.conditions.disk_fault(self.name)
+        pending: Pending | None = None
         if disk.failed or fault is Fault.REFUSED:
-            self._hear(op, certificate, WriteVerdict.REFUSED, self.voter.record, then)
-            return
-        disk.record, verdict = op.on(before)
-        if verdict is WriteVerdict.DONE and isinstance(op, AcceptOp) and op.change is not None:
-            if not disk.holds(op.change.packs):
-                raise Broken(f"{self.name} accepts {names(op.change)} without its objects")
-            disk.keep(op.change.position.digest, op.change.packs)
-        self.world.laws.written(before, disk.record)
-        if verdict is WriteVerdict.DONE and isinstance(op, CommitOp):
-            self._commit_now(op.change, certificate)
-        if self.world.say is not None:
-            self.world.tell(self.name, f"wrote {describe_op(op)}: {verdict.value}")
-        if fault is Fault.FAILED:
-            disk.failed = True
-            self._hear(op, certificate, WriteVerdict.REFUSED, self.voter.record, then)
-            return
-        if heard_at <= self.world.now:
-            self._hear(op, certificate, verdict, disk.record, then)
+            verdict, record = WriteVerdict.REFUSED, self.voter.record
         else:
-            self.after(heard_at - self.world.now, self._hear, op, certificate, verdict, disk.record, then)
+            before, register = disk.latest
+            record, verdict = op.on(before)
+            if verdict is WriteVerdict.DONE:
+                pending = self._pending(op, record, register, certificate)
+                disk.tail.append(pending)
+                world.laws.written(self.name, before, record)
+            if world.say is not None:
+                world.tell(self.name, f"wrote {describe_op(op)}: {verdict.value}")
+            if fault is Fault.FAILED:
+                disk.failed, pending = True, None
+                verdict, record = WriteVerdict.REFUSED, self.voter.record
+        if synced_at <= world.now:
+            self._synced(op, certificate, verdict, record, pending, then)
+            return
+        if pending is not None and world.conditions.fragile:
+            life = self.life
+            if world.conditions.crashes(world, self.name, pending) and self.life == life:
+                self.crash()
+        self.after(synced_at - world.now, self._synced, op, certificate, verdict, record, pending, then)
 
-    def _commit_now(self, change: Change, certificate: Certificate | None) -> None:
-        disk = self.disk
-        moot = self._moot_up_to >= change.position.version
-        if not moot and not disk.holds(change.packs):
-            raise Broken(f"{self.name} commits {names(change)} without its objects")
-        disk.objects |= {pack.sha256 for pack in change.packs}
-        disk.stage.pop(change.position.digest, None)
-        disk.register = disk.register.applied(change)
-        disk.history.append(HistoryEntry(change, certificate, 0))
-        if change.kind is ChangeKind.DELETE:
-            disk.objects.clear()
-        self.world.laws.committed(change)
+    def _pending(self, op: Op, record: AcceptorRecord, register: Register, certificate: Certificate | None) -> Pending:
+        if isinstance(op, AcceptOp) and op.change is not None:
+            packs = op.change.packs
+            if packs and not self.disk.holds(packs):
+                raise Broken(f"{self.name} accepts {names(op.change)} without its objects")
+            return Pending(record, register, stage=(op.change.position.digest, packs) if packs else None)
+        if isinstance(op, CommitOp):
+            change = op.change
+            if change.packs and self.moot_up_to < change.position.version and not self.disk.holds(change.packs):
+                raise Broken(f"{self.name} commits {names(change)} without its objects")
+            return Pending(record, self.world.value(register, change), HistoryEntry(change, certificate, 0))
+        return Pending(record, register)
 
-    _moot_up_to = 0
-    """Version of a deletion further on in the history that is being learned: packs below it are needed by nobody."""
-
-    def _hear(
+    def _synced(
         self,
         op: Op,
         certificate: Certificate | None,
         verdict: WriteVerdict,
         record: AcceptorRecord,
-        then: Callable[[], None] | None,
+        pending: Pending | None,
+        then: Then,
     ) -> None:
+        if pending is not None:
+            self._durable(self.disk.fsync(pending))
+        self._hear(op, certificate, verdict, record, then)
+
+    def _durable(self, settled: list[Pending]) -> None:
+        for done in settled:
+            if done.entry is not None:
+                self.world.laws.committed(done.entry.change)
+
+    def _hear(self, op: Op, certificate: Certificate | None, verdict: WriteVerdict, record: AcceptorRecord, then: Then) -> None:
         written = Written(op, verdict, record)
-        if self.world.conditions.crashes(self.world, self.name, written):
-            self.crash()
+        life, conditions = self.life, self.world.conditions
+        if conditions.fragile and conditions.crashes(self.world, self.name, written):
+            if self.life == life:
+                self.crash()
             return
-        life = self.life
         if verdict is WriteVerdict.DONE and isinstance(op, CommitOp):
-            self.register = self.register.applied(op.change)
-            self.feed_both(Committed(op.change, self.register, record, certificate))
+            self.register = register = self.world.value(self.register, op.change)
+            delay_s = conditions.apply_delay()
+            if delay_s > 0:
+                self.after(delay_s, self._apply, register)
+            self.feed_both(Committed(op.change, register, record, certificate))
+            if delay_s <= 0 and self.life == life:
+                self._apply(register)
         if self.life == life:
             self.feed_both(written)
         if self.life == life and then is not None:
             then()
 
-    def _decide(self, effect: Decide) -> None:
+    def _apply(self, register: Register) -> None:
+        """V6: the refs on the disk follow the journal; the fsync of the version before is done by now."""
+        if register.position.version <= self.applied.position.version:
+            return
+        self.disk.marked, self.disk.applied = self.disk.applied, register.position.version
+        self.applied = register
+        self.reader.applied()
+
+    def _decide(self, effect: Decide, *_: object) -> None:
         own = self._signed(StatementKind.YES_CHANGE, effect)
         decision = self._signed(StatementKind.DECISION, effect)
         position, votes = effect.change.position, (*effect.votes, own)
         digest = self.register.voters.digest
         certificate = Certificate(REPOSITORY, digest, effect.quorum, position, effect.ballot, votes, decision)
-        if flaw := certificate.flaw(self.register.voters, genuine):
+        if flaw := self.world.flaw(certificate, self.register.voters):
             raise Broken(f"{self.name} makes a worthless certificate: {flaw}")
-        self.world.laws.decided(effect.change)
-        self.world.tell(self.name, f"decided {names(effect.change)} at {effect.ballot}")
-        self._write(CommitOp(REPOSITORY, effect.change), certificate)
+        self.world.laws.decided(effect.change, effect.quorum)
+        if self.world.say is not None:
+            self.world.tell(self.name, f"decided {names(effect.change)} at {effect.ballot}")
+        self.write(CommitOp(REPOSITORY, effect.change), certificate)
 
     def _signed(self, kind: StatementKind, effect: Decide) -> SignedVote:
         digest, position = self.register.voters.digest, effect.change.position
-        statement = Statement(kind, REPOSITORY, digest, effect.quorum, position, effect.ballot, 1)
-        return SignedVote(self.name, 1, sign(self.name, statement.encode()))
+        incarnation = self.incarnation
+        statement = Statement(kind, REPOSITORY, digest, effect.quorum, position, effect.ballot, incarnation)
+        return SignedVote(self.name, incarnation, sign(self.name, statement.encode()))
 
     def _witness(self, certificate: Certificate) -> None:
-        version = certificate.position.version
-        entry = self.disk.history[version - 1]
+        history, version = self.disk.history, certificate.position.version
+        if version > len(history):
+            return
+        entry = history[version - 1]
         if entry.change.position != certificate.position:
             raise Broken(f"{self.name}: version {version} is {entry.change.position} here, {certificate.position} elsewhere")
         if entry.certificate is None:
-            self.disk.history[version - 1] = replace(entry, certificate=certificate)
+            history[version - 1] = replace(entry, certificate=certificate)
 
     # ------------------------------------------------------------ between nodes
 
     def _transmit(self, to: NodeId, message: TransportRequest | TransportReply) -> None:
-        delays = self.world.conditions.deliveries(self.world, self.name, to, message)
-        if not delays and self.world.say is not None:
-            self.world.tell(self.name, f"lost on the way to {to}: {describe(message)}")
-        for delay_s in delays:
-            self.world.after(delay_s, self.deliver, to, message)
+        self.world.conditions.transmit(self.world, self, to, message)
 
     def deliver(self, to: NodeId, message: TransportRequest | TransportReply) -> None:
         """The message arrives, if the receiver is up."""
-        receiver = self.world.nodes[to]
+        world = self.world
+        receiver = world.nodes[to]
         if not receiver.up:
+            world.conditions.absent(world, self, to, message)
             return
-        if self.world.say is not None:
-            self.world.tell(to, f"from {self.name}: {describe(message)}")
+        if receiver.paused_until > world.now:
+            world.after(receiver.paused_until - world.now, self.deliver, to, message)
+            return
+        if world.say is not None:
+            world.tell(to, f"from {self.name}: {describe(message)}")
         if isinstance(message, Claim | Prepare | Abort | Commit):
             receiver.request(self.name, message)
         else:
-            receiver.reply(self.name, message)
+            receiver.feed(receiver.coordinator, Received(self.name, message))
 
     def _finished(self, reply: TransportReply) -> TransportReply:
         """What the runtime adds on the way out: a yes is signed, a promise says whether the objects are here."""
         if isinstance(reply, Vote) and reply.kind is VoteKind.YES:
-            return replace(reply, signature=sign(self.name, reply.statement.encode()))
+            signature = sign(self.name, reply.statement.encode())
+            return Vote(
+                reply.repository,
+                reply.voters,
+                reply.ballot,
+                reply.quorum,
+                reply.kind,
+                reply.position,
+                reply.committed,
+                reply.incarnation,
+                reply.none,
+                reply.reason,
+                signature,
+            )
         if isinstance(reply, Promise) and reply.accepted is not None and reply.accepted.change is not None:
             return replace(reply, staged=self.disk.holds(reply.accepted.change.packs))
         return reply
 
-    def _reaches(self, other: "Node") -> bool:
+    def reaches(self, other: "Node") -> bool:
         return other.up and self.world.conditions.reaches(self.world, self.name, other.name)
 
     # ------------------------------------------------------------ objects
 
     def _stage(self, change: Change, holders: tuple[NodeId, ...], tries: int) -> None:
-        if problem := self._get(change, holders):
+        if problem := self.get(change, holders):
             if tries < 5:
                 self.after(0.2, self._stage, change, holders, tries + 1)
                 return
@@ -391,40 +511,32 @@ class Node:
             self.world.tell(self.name, f"objects of {names(change)} are here")
         self.feed_both(ObjectsStaged(change.position.digest, problem))
 
-    def _get(self, change: Change, holders: tuple[NodeId, ...]) -> str:
+    def get(self, change: Change, holders: tuple[NodeId, ...]) -> str:
+        """Have the objects of ``change`` here, fsynced; or why not."""
         packs = change.packs
         if self.disk.holds(packs):
-            self.disk.keep(change.position.digest, packs)
+            self._keep(change.position.digest, packs)
             return ""
         if not self.world.conditions.may_stage(self.name):
             return "nobody in reach has the objects"
         nodes = [self.world.nodes[name] for name in dict.fromkeys((*holders, *self.register.voters.nodes)) if name != self.name]
-        if not any(self._reaches(node) and node.disk.holds(packs) for node in nodes):
+        if not any(self.reaches(node) and node.disk.holds(packs) for node in nodes):
             return "nobody in reach has the objects"
-        self.disk.keep(change.position.digest, packs)
+        self._keep(change.position.digest, packs)
         return ""
 
-    def _discard(self, change: Change) -> None:
-        self.disk.stage.pop(change.position.digest, None)
-        self.world.tell(self.name, f"drops the objects of {names(change)}")
+    def _keep(self, owner: str, packs: tuple[PackRef, ...]) -> None:
+        self.disk.keep(owner, packs)
+        self.sync_stage(owner)
 
-    # ------------------------------------------------------------ clients, doubt, history
+    def sync_stage(self, owner: str) -> None:
+        """The files of a stage and their folder are fsynced before anybody hears that they are here."""
+        self.disk.loose.discard(owner)
 
-    def _answer(self, submitted: TxnId, outcome: Outcome) -> None:
-        self.world.tell(self.name, describe_answer(submitted, outcome))
-        if outcome.kind is not OutcomeKind.UNKNOWN:
-            self.disk.stage.pop(submitted, None)
-        self.world.laws.answered(submitted, outcome)
+    # ------------------------------------------------------------ doubt
 
-    def _settle(self) -> None:
-        self.world.tell(self.name, "in doubt for too long: asks a majority")
-        if not self._settling:
-            self._settling = True
-            self.after(self.world.conditions.direct_delay(), self._settle_doubt)
-
-    def _settle_doubt(self) -> None:
+    def _settle_doubt(self, answers: Answers) -> None:
         """R1: ask a majority and catch up; if nobody knows more, the coordinator claims and settles."""
-        answers = self.answers()
         if not answers:
             self._settling = False
             return
@@ -440,64 +552,20 @@ class Node:
         if self.voter.record.in_doubt is not None:
             self.feed(self.coordinator, SettleNow())
 
-    def catch_up(self, version: int, holders: tuple[NodeId, ...], told: Position | None) -> None:
-        if version <= self.register.position.version:
-            return
-        self._catching_up_to = max(self._catching_up_to, version)
-        self._holders = tuple(dict.fromkeys((*holders, *self._holders)))
-        self._told |= {told} if told else set()
-        if not self._catching_up:
-            self._catching_up = True
-            self.after(self.world.conditions.direct_delay(), self._learn_page, 0)
 
-    def _learn_page(self, failures: int) -> None:
-        """R2: objects first, then history, from whoever has it."""
-        here = self.register.position
-        if here.version >= self._catching_up_to or failures >= 5:
-            self._catching_up, self._holders, self._told = False, (), set()
-            return
-        names_ = dict.fromkeys((*self._holders, *self.register.voters.nodes))
-        for peer in (self.world.nodes[name] for name in names_ if name != self.name):
-            if self._reaches(peer) and peer.register.position.version > here.version and self._learn_of(peer):
-                return
-        self.after(0.2 * (failures + 1), self._learn_page, failures + 1)
-
-    def _learn_of(self, peer: "Node") -> bool:
-        here, register = self.register.position, peer.disk.register
-        page = HistoryPage(REPOSITORY, tuple(peer.disk.history[here.version :]), register.position, register.floor)
-        try:
-            proved = steps(here, page, lambda _, certificate: certificate.flaw(self.register.voters, genuine), self._told)
-        except HistoryRefused as error:
-            raise Broken(f"{self.name} refuses the history of {peer.name}: {error}") from error
-        if not proved or any(self._get(step.change, (peer.name,)) for step in proved if step.needs_objects):
-            return False
-        self._moot_up_to = max(self._moot_up_to, page.floor)
-        for step in proved[:-1]:
-            self._write(CommitOp(REPOSITORY, step.change), step.certificate)
-        self._write(CommitOp(REPOSITORY, proved[-1].change), proved[-1].certificate, lambda: self._learned(here))
-        return True
-
-    def _learned(self, before: Position) -> None:
-        """Go on with the next page; a journal that took nothing is not asked again at once."""
-        if self.register.position == before:
-            self.after(0.5, self._learn_page, 1)
-        else:
-            self._learn_page(0)
-
-    # ------------------------------------------------------------ reads
-
-    def read(self, timeout_s: float, told: Callable[[int], None]) -> None:
-        """R5; ``told`` hears the version served, or nobody does."""
-        self.after(self.world.conditions.direct_delay(), self._read, self.world.laws.seen, self.world.now + timeout_s, told)
-
-    def _read(self, seen: int, until: float, told: Callable[[int], None]) -> None:
-        answers = self.answers()
-        if answers:
-            wall = barrier(answers)
-            if self.register.position.version >= wall.applied:
-                self.world.laws.served(self.name, self.register.position.version, seen)
-                told(self.register.position.version)
-                return
-            self.catch_up(wall.applied - wall.doubtful, (), max((a.committed for a in answers), key=lambda p: p.version))
-        if self.world.now < until:
-            self.after(0.05, self._read, seen, until, told)
+PERFORM: dict[type[Effect], Callable[..., None]] = {
+    Write: Node._perform_write,
+    Decide: Node._decide,
+    Send: Node._perform_send,
+    Reply: Node._perform_reply,
+    StageObjects: Node._perform_stage,
+    Witness: Node._perform_witness,
+    CatchUp: Node._perform_catch_up,
+    Discard: Node._perform_discard,
+    Undone: Node._perform_undone,
+    Answer: Node._perform_answer,
+    Settle: Node._perform_settle,
+    Wake: Node._perform_wake,
+    Alarm: Node._perform_alarm,
+    Note: Node._perform_note,
+}

@@ -189,7 +189,9 @@ class Script:
     def _do_read(self, node: str) -> None:
         name = NodeId(node)
         self._say(self.world.now, name, "read")
-        self.world.nodes[name].read(4.0, lambda version: self._say(self.world.now, name, f"READ serves version {version}"))
+        self.world.nodes[name].read(
+            4.0, lambda value: self._say(self.world.now, name, f"READ serves version {value.position.version}")
+        )
 
     def _do_state(self) -> None:
         for node in self.world.nodes.values():

@@ -2,6 +2,9 @@
 
 Whatever may go differently (``Conditions``) is asked for: delays, losses, crashes before any effect. What must hold is
 checked at every step (``Laws``). Nothing here is random, so a seed or a script is a schedule.
+
+Two pure functions are remembered, because every node asks them of the very same objects: the value after a change, and
+whether a certificate proves anything.
 """
 
 import heapq
@@ -9,17 +12,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from node.protocol.acceptor import CommitOp
+from node.protocol.certificate import Certificate
 from node.protocol.change import Change
 from node.protocol.ids import NodeId
-from node.protocol.messages import (
-    HistoryEntry,
-)
+from node.protocol.messages import HistoryEntry
 from node.protocol.quorum import VoterSet
+from node.protocol.register import Register
 from node.protocol.timing import Timing
 from tests.scenarios.cluster_node import Node
 from tests.scenarios.conditions import Conditions
 from tests.scenarios.laws import Laws
-from tests.scenarios.values import REPOSITORY, founding_certificate
+from tests.scenarios.values import REPOSITORY, founding_certificate, genuine
 
 
 class World:
@@ -42,14 +45,19 @@ class World:
         self.voters = VoterSet.of(NodeId(f"node-{n}") for n in range(1, nodes + 1))
         self.laws = Laws(self)
         self.say = say
+        self.forgers = False
+        """Whether messages are forged in this world: then a worthless certificate is refused, and no reason to give up."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
+        self._values: dict[tuple[int, int], tuple[Register, Change, Register]] = {}
+        self._flaws: dict[int, tuple[Certificate, VoterSet, str | None]] = {}
         self.nodes = {name: Node(name, self) for name in self.voters.nodes}
         for change in history:
             for node in self.nodes.values():
                 node.disk.record, _ = CommitOp(REPOSITORY, change).on(node.disk.record)
-                node.disk.register = node.disk.register.applied(change)
+                node.disk.register = self.value(node.disk.register, change)
                 node.disk.history.append(HistoryEntry(change, founding_certificate(change, self.voters), 0))
+            self.laws.decided(change)
             self.laws.committed(change)
         for node in self.nodes.values():
             node.start()
@@ -60,11 +68,26 @@ class World:
 
     def run(self, until: float) -> None:
         """Let everything happen that is due by ``until``."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= until:
-            self.now, _, what, args = heapq.heappop(heap)
+            self.now, _, what, args = pop(heap)
             what(*args)
         self.now = until
+
+    def value(self, register: Register, change: Change) -> Register:
+        """``register.applied(change)``."""
+        key = (id(register), id(change))
+        known = self._values.get(key)
+        if known is None:
+            known = self._values[key] = (register, change, register.applied(change))
+        return known[2]
+
+    def flaw(self, certificate: Certificate, voters: VoterSet) -> str | None:
+        """``certificate.flaw(voters, …)``, whose signatures anyone can check here."""
+        known = self._flaws.get(id(certificate))
+        if known is None or known[1] is not voters:
+            known = self._flaws[id(certificate)] = (certificate, voters, certificate.flaw(voters, genuine))
+        return known[2]
 
     @property
     def next_at(self) -> float:

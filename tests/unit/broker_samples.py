@@ -9,10 +9,15 @@ from node.protocol.change import Change, ChangeKind, PackRef, RefUpdate, Request
 from node.protocol.ids import ORIGIN, ZERO_OID, Ballot, Digest, NodeId, Oid, RefName, RepoId, TxnId
 from node.protocol.messages import (
     Abort,
+    AcceptorPage,
+    AcceptorRecords,
     Acknowledged,
     Claim,
     Commit,
+    Enrol,
+    Enrolment,
     Fetch,
+    HeldRecord,
     History,
     HistoryEntry,
     HistoryPage,
@@ -36,6 +41,7 @@ from node.protocol.messages import (
     VoteKind,
 )
 from node.protocol.quorum import VoterSet
+from node.protocol.standing import Life, Standing, State
 
 REPO = RepoId("alice/project")
 
@@ -75,26 +81,34 @@ CREATION = Change(
     REPO, ORIGIN, ChangeKind.CREATE, (Request(TxnId("tx-0"), "anonymous", NODE, 1),), name="Alice/Project", voters=VOTERS
 )
 
+LIFE = Life(1, "journal", 3, "nonce", 40)
+
 EVERY_KIND: tuple[Message, ...] = (
     claim(),
     PREPARE,
     Abort(REPO, VOTERS.digest, BALLOT, ORIGIN, 2, 2.0),
     Commit(REPO, VOTERS.digest, CHANGE.position, CERTIFICATE),
-    Promise(REPO, VOTERS.digest, BALLOT, 1, Accepted(BALLOT, ORIGIN, CREATION), ORIGIN, True, PREPARE.packs),
+    Promise(
+        REPO, VOTERS.digest, BALLOT, 1, Accepted(BALLOT, ORIGIN, CREATION), ORIGIN, True, PREPARE.packs, ((NODE, 2),), LIFE
+    ),
     refused(),
-    Vote(REPO, VOTERS.digest, BALLOT, 2, VoteKind.YES, CHANGE.position, ORIGIN, 1, signature=b"\x02" * 64),
+    Vote(REPO, VOTERS.digest, BALLOT, 2, VoteKind.YES, CHANGE.position, ORIGIN, 1, signature=b"\x02" * 64, life=LIFE),
     Acknowledged(REPO, CHANGE.position),
     Stage(REPO, (PACK,), (NODE,)),
-    Ping(),
+    Ping(LIFE, LIFE),
     Query(REPO),
     History(REPO, 0),
     Summaries(0),
     Transaction(TxnId("tx-1")),
     Fetch(REPO, PACK, True, 10),
+    Enrol(2, "a-life"),
+    AcceptorRecords(2, "a-life", "alice/a"),
     Staged(REPO, False, "no room"),
-    Pong("journal", 1, 2, True),
+    Pong("journal", 1, 2, True, LIFE, None, Standing(State.MEMBER, ("journal",))),
     Status(REPO, VOTERS.digest, 1, ORIGIN, BALLOT, ORIGIN, True, 0),
     HistoryPage(REPO, (HistoryEntry(CREATION, CERTIFICATE, 5), HistoryEntry(CHANGE, None, 6)), CHANGE.position, 0),
     SummaryPage("journal", 7, (Summary(REPO, CHANGE.position),)),
     TransactionReport(TxnId("tx-1"), '{"a": 1}'),
+    Enrolment(True, 2),
+    AcceptorPage(True, (HeldRecord(REPO, VOTERS, BALLOT, Accepted(BALLOT, ORIGIN, CREATION), ORIGIN),), False, 1, ((NODE, 2),)),
 )

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.acceptor import Accepted, AcceptOp, AcceptorRecord, CommitOp, Op, PromiseOp, WriteVerdict
+from node.protocol.acceptor import Accepted, AcceptOp, AcceptorRecord, CommitOp, Op, PromiseOp, RejoinOp, WriteVerdict
 from node.protocol.change import Change
-from node.protocol.ids import ORIGIN, Digest, Position
+from node.protocol.ids import NO_BALLOT, ORIGIN, Digest, Position
 from tests.scenarios.values import REPOSITORY
 from tests.unit.machine_values import BASE, CREATION, RECORD, A, B, C, ballot, change
 
@@ -108,6 +108,33 @@ def test_commits_go_one_version_at_a_time(ops: list[Op], verdict: WriteVerdict) 
     assert run(*ops)[1] is verdict
 
 
+def rejoin(promised: int, accepted: Accepted | None = None) -> RejoinOp:
+    return RejoinOp(REPOSITORY, ballot(promised, B, 0), accepted)
+
+
+HELD = Accepted(ballot(3), BASE, ONE)
+
+
+@pytest.mark.parametrize(
+    ("before", "op", "verdict", "promised", "accepted"),
+    [
+        ([], rejoin(2), DONE, ballot(2, B, 0), None),
+        ([], RejoinOp(REPOSITORY, NO_BALLOT, None), REPEATED, RECORD.promised, None),
+        ([], rejoin(2, HELD), DONE, ballot(3), HELD),
+        ([promise(7)], rejoin(2, HELD), DONE, ballot(7, A, 0), HELD),
+        ([accept(5, None)], rejoin(2, HELD), REPEATED, ballot(5), Accepted(ballot(5), BASE, None)),
+        ([accept(3)], rejoin(3, HELD), DONE, ballot(3, B, 0), HELD),
+        ([accept(3, None)], rejoin(3, HELD), WriteVerdict.DIVERGENT, ballot(3), Accepted(ballot(3), BASE, None)),
+        ([], rejoin(4, Accepted(ballot(4), ONE.position, None)), WriteVerdict.MOVED, RECORD.promised, None),
+    ],
+)
+def test_r4_rejoining_takes_over_what_is_higher_and_lowers_nothing(
+    before: list[Op], op: RejoinOp, verdict: WriteVerdict, promised: object, accepted: Accepted | None
+) -> None:
+    record, said = run(*before, op)
+    assert (said, record.promised, record.accepted) == (verdict, promised, accepted)
+
+
 def test_in_doubt_means_accepted_on_what_is_committed() -> None:
     assert RECORD.in_doubt is None
     assert run(accept(1))[0].in_doubt == ONE
@@ -129,6 +156,7 @@ ops = st.one_of(
     st.builds(accept, st.integers(1, 4), st.sampled_from([ONE, OTHER, None]), st.integers(1, 3)),
     st.builds(accept, st.integers(1, 4), st.just(TWO), st.integers(1, 3), st.just(ONE.position)),
     st.sampled_from([CommitOp(REPOSITORY, what) for what in (ONE, TWO, OTHER)]),
+    st.builds(rejoin, st.integers(0, 5), st.sampled_from([None, HELD, Accepted(ballot(4), ONE.position, TWO)])),
 )
 
 

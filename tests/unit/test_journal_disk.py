@@ -251,7 +251,7 @@ async def test_after_a_failed_fsync_every_later_write_is_refused_with_the_reason
 
 async def test_a_bug_in_a_write_is_its_callers_and_the_writer_lives_on(journal: SqliteJournal) -> None:
     def bug(db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO refs VALUES ('o/r', 'refs/heads/x', 'half', NULL)")
+        db.execute("INSERT INTO refs VALUES ('o/r', 'refs/heads/x', 'half', NULL, 0)")
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -318,8 +318,8 @@ async def test_a_journal_of_another_node_or_cluster_is_refused(tmp_path: Path) -
 
 async def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     await open_(tmp_path).close()
-    alter(tmp_path, "UPDATE identity SET schema = 2")
-    with pytest.raises(JournalRefused, match="format 2"):
+    alter(tmp_path, "UPDATE identity SET schema = 99")
+    with pytest.raises(JournalRefused, match="format 99"):
         open_(tmp_path)
 
 

@@ -1,0 +1,127 @@
+"""What a node's journal is worth to its cluster: new, a member's, or one that must rejoin first (R4).
+
+A ``Life`` says where a journal stands, so that a peer can compare it with what it has seen before: disks are lost, restored
+from old copies and cloned, and the journal itself cannot know. Nodes tell each other theirs, and what they have seen of each
+other, with every ping; ``behind`` is the whole comparison.
+
+A new journal counts for nothing until its cluster is founded: when every configured member answers that it is new, or when a
+member names this very journal among its founders. A journal that is new in a cluster founded without it has lost its
+predecessor, and rejoins (``rejoin.py``). All members new is a new cluster, whatever was there before.
+
+Not guaranteed: a disk set back in time is noticed only if somebody in reach remembers something newer of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.ids import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Where a journal stands. Within one incarnation everything but ``nonce`` only grows."""
+
+    incarnation: int
+    journal: str
+    """uuid, made with the journal."""
+    boot: int
+    """How often a process has opened it; counted durably before anything is said."""
+    nonce: str
+    """Random, made by the process that counted ``boot``: two processes on copies of one disk count alike."""
+    writes: int
+    """Acceptor records written so far (promises, acceptances, commits), durable ones only."""
+
+    def behind(self, seen: "Life") -> str:
+        """Why this life of a node is older than another one of it, ``seen`` earlier; empty when it is not."""
+        if seen.incarnation != self.incarnation:
+            newer = seen.incarnation > self.incarnation
+            return f"incarnation {seen.incarnation} of it is known, this one is {self.incarnation}" if newer else ""
+        if seen.journal != self.journal:
+            return f"incarnation {seen.incarnation} was journal {seen.journal}, not {self.journal}"
+        if seen.writes > self.writes:
+            return f"{seen.writes} writes of its journal were seen, it holds {self.writes}"
+        if seen.boot > self.boot:
+            return f"start {seen.boot} of its journal was seen, this is start {self.boot}"
+        if seen.boot == self.boot and seen.nonce != self.nonce:
+            return f"another process counted start {seen.boot} of the same journal"
+        return ""
+
+    def answers_behind(self, seen: "Life") -> str:
+        """The same of an answer: within one start, an answer that was long under way shows fewer writes, and is as good."""
+        same = (seen.incarnation, seen.journal, seen.boot, seen.nonce) == (
+            self.incarnation,
+            self.journal,
+            self.boot,
+            self.nonce,
+        )
+        return "" if same else self.behind(seen)
+
+    def later(self, other: "Life | None") -> "Life":
+        """Whichever of two lives of one node is the newer one."""
+        if other is None or (other.incarnation, other.boot, other.writes) <= (self.incarnation, self.boot, self.writes):
+            return self
+        return other
+
+
+class State(Enum):
+    """What a journal's word is worth."""
+
+    NEW = "new"
+    """Made by this node, and nothing is in it: it is no member's before the cluster is founded."""
+    MEMBER = "member"
+    """Promises, votes and answers."""
+    REJOINING = "rejoining"
+    """It lost what it had said, or may have: it answers nothing for any repository until it has learned it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Durable, one per journal."""
+
+    state: State
+    founders: tuple[str, ...] = ()
+    """Journals (uuids) of the members when the cluster was founded, and of those that have rejoined since."""
+    reason: str = ""
+    """Why it rejoins."""
+    since_ms: int = 0
+    """Since when, by this node's clock."""
+    tried: int = 0
+    """The highest incarnation it ever tried to take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The cluster is founded, and this journal is a member's from now on."""
+
+    founders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A cluster was founded without this journal: whatever its node had said before is lost here."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Somebody has to be heard first."""
+
+    waits_for: tuple[NodeId, ...]
+
+
+def founding(
+    journal: str, others: tuple[NodeId, ...], heard: Mapping[NodeId, tuple[str, Standing]]
+) -> Found | Lost | Undecided:
+    """What a new ``journal`` is; ``heard`` are the other members' journals and standings, as far as they have answered."""
+    members = {node: standing for node, (_, standing) in heard.items() if standing.state is State.MEMBER}
+    for node, standing in sorted(members.items()):
+        if journal not in standing.founders:
+            return Lost(f"{node} belongs to a cluster that was founded without this journal")
+    if members:
+        return Found(members[min(members)].founders)
+    missing = tuple(node for node in others if node not in heard or heard[node][1].state is not State.NEW)
+    if missing:
+        return Undecided(missing)
+    return Found(tuple(sorted((journal, *(uuid for uuid, _ in heard.values())))))
