@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import structlog
 
-from node.ports import Consistency, ReadUnavailable, RepositoryAbsent, Service
+from node.ports import Busy, Consistency, ReadUnavailable, RepositoryAbsent, Service
 from node.protocol.ids import Position
 from node.protocol.names import RepositoryName
 
@@ -38,7 +38,7 @@ class SecondLook:
             async with asyncio.timeout(max(self._left_s, 0.0)):
                 self.position = await self._position(Consistency.LINEARIZABLE)
             self.excuse = ""
-        except (ReadUnavailable, TimeoutError) as error:
+        except (ReadUnavailable, Busy, TimeoutError) as error:
             # It may have learned something all the same, unless it has been set aside meanwhile.
             with suppress(ReadUnavailable):
                 self.position = await self._position(Consistency.LOCAL)

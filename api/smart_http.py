@@ -109,6 +109,7 @@ class SmartHttp:
         service = _service(query)
         fresh = _freshness(exchange, self._config)
         if service == "git-receive-pack":
+            self._service.check_push(name)
             pieces = advertise.receive_pack(await self._read_to_push(exchange, name, fresh))
         elif _protocol_version(exchange) == 2:
             await self._look(exchange, name, fresh)

@@ -698,7 +698,8 @@ class Service(Protocol):
         progress: Callable[[str], None] = lambda line: None,
     ) -> Outcome:
         """Stage on the peers (O3), then prepare → vote → decision. ``updates`` come from ``Quarantine.examine``.
-        ``progress`` gets a line for the client now and then. Never raises for what the quorum does."""
+        ``progress`` gets a line for the client now and then. Never raises for what the quorum does; raises ``Busy`` when too
+        many writes are under way: nothing was sent then."""
         ...
 
     async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
@@ -718,6 +719,10 @@ class Service(Protocol):
             RepositoryAbsent, Busy.
             ReadUnavailable: at once, where a read of this consistency would certainly be refused.
         """
+        ...
+
+    def check_push(self, name: RepositoryName) -> None:
+        """Raises ``Busy`` if a push that came now would find no room to wait in: told before anything of it is read."""
         ...
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> "QuarantineIntake":

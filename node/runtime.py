@@ -8,26 +8,30 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
+from node.breaker import Breakers
 from node.config import Config
 from node.edges import Edges
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, Transport
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.replay import replay
+from node.retries import RetryBudget
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
 from node.trace import Trace
+from node.watched import WatchedPeers, WatchedTransport
 
 log = structlog.get_logger()
 
@@ -53,13 +57,22 @@ class Runtime:
         self._config = config
         self._journal = journal
         self._store = store
-        self._transport = transport
-        self._peers = peers
         self._alarms: OrderedDict[RepoId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
+        self._breakers = Breakers(
+            [node for node, _ in urls],
+            needed=config.write_quorum,
+            suspected=lambda: self._liveness.suspected,
+            on_change=self._on_suspicion,
+        )
+        budget = RetryBudget(clock)
+        self._peers = peers = WatchedPeers(peers, self._breakers, clock, budget)
+        self._transport = transport = WatchedTransport(
+            transport, self._breakers, clock, budget, lambda node: self._liveness.doubt(node)
+        )
         self._liveness = Liveness(
             peers,
             clock,
@@ -73,7 +86,7 @@ class Runtime:
             config.me,
             peers,
             clock,
-            lambda: self._liveness.unanswering,
+            lambda: self._liveness.unanswering | self._breakers.open,
             timeout_s=config.read_timeout_s,
             doubt_s=config.prepare_timeout_s,
         )
@@ -93,6 +106,7 @@ class Runtime:
             self._liveness.doubt,
             reader.question,
             self._on_alarm,
+            budget.take,
         )
         self._registry = Registry(edges, journal, config.voters)
         self._follower = Follower(peers, self._spawn, self._registry.get)
@@ -166,7 +180,7 @@ class Runtime:
             identity.incarnation,
             config.write_quorum,
             config.voters.nodes,
-            self._liveness.states(),
+            tuple(self._seen(peer) for peer in self._liveness.states()),
             self._transport.name,
             self._transport.up,
             self._transport.detail,
@@ -182,7 +196,13 @@ class Runtime:
         """Peers not worth waiting for in a vote; all of them while the own transport is down."""
         if not self._transport.up:
             return frozenset(node for node in self._config.urls if node != self._config.me)
-        return self._liveness.suspected
+        return self._liveness.suspected | self._breakers.open
+
+    def _seen(self, peer: PeerState) -> PeerState:
+        """For /health: a peer whose heartbeats are good may not be waited for all the same."""
+        if peer.node not in self._breakers.open or peer.state != "alive":
+            return peer
+        return replace(peer, state="suspected", reason=self._breakers.reason(peer.node))
 
     def _on_suspicion(self) -> None:
         suspected = self._suspected

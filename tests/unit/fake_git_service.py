@@ -108,6 +108,10 @@ class FakeGitService:
         self._noted("new_txn")
         return TxnId(f"txn-{len(self.calls)}")
 
+    def check_push(self, name: RepositoryName) -> None:
+        if "check_push" in self.fails:
+            raise self.fails["check_push"]
+
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> "FakeIntake":
         self._noted("intake")
         self.shallow = tuple(shallow)

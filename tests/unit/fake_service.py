@@ -112,6 +112,9 @@ class FakeService:
     async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
         return await self.read(name, consistency)
 
+    def check_push(self, name: RepositoryName) -> None:
+        raise NotImplementedError("REST never pushes")
+
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
         raise NotImplementedError("REST never pushes")
 
