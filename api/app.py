@@ -15,6 +15,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from api import openapi
+from api.drills import Drills
 from api.edge import Edge, as_problem
 from api.health import HealthRoutes
 from api.problems import Problem, problem
@@ -23,6 +24,7 @@ from api.repos import Repositories
 from api.transactions import Transactions
 from node.config import Config
 from node.health import Sampler
+from node.isolation import Isolation
 from node.ports import DirectEndpoint, Service
 
 VERSION = "1.0.0"
@@ -32,9 +34,14 @@ ERRORS_SHOWN_MAX = 8
 
 
 def create_app(
-    service: Service, config: Config, *, direct: DirectEndpoint | None = None, smart_http: ASGIApp | None = None
+    service: Service,
+    config: Config,
+    *,
+    direct: DirectEndpoint | None = None,
+    smart_http: ASGIApp | None = None,
+    isolation: Isolation | None = None,
 ) -> FastAPI:
-    """All that the node's one port serves."""
+    """All that the node's one port serves; ``isolation`` where drills are allowed."""
     sampler = Sampler()
 
     @asynccontextmanager
@@ -49,6 +56,8 @@ def create_app(
     routers = [HealthRoutes(service, sampler).router, Repositories(service, config).router, Transactions(service).router]
     if direct is not None:
         routers.append(Replicate(direct, config).router)
+    if isolation is not None:
+        routers.append(Drills(isolation, config).router)
     for router in routers:
         app.include_router(router)
     app.state.config = config

@@ -157,6 +157,13 @@ class Config(BaseSettings):
     )
     free_bytes_min: int = Field(default=256 * 1024**2, ge=0, description="Below this much free disk the node votes no.")
 
+    drill_token: str | None = Field(
+        default=None,
+        min_length=16,
+        repr=False,
+        description="For staging: who names this secret may cut the node off from its peers for a minute at most (gitquorum "
+        "drill does); without it nobody may.",
+    )
     fault_points: tuple[FaultPoint, ...] = Field(
         default=(), description="For tests: where this process shall die; see node/faults.py."
     )

@@ -28,6 +28,9 @@ PAUSE_S_MAX = 0.5
 """Between two questions of one read that cannot be served yet; doubles, and is an eighth of its age for a read that has waited
 long. So one read asks about 13 times in 5 seconds, and 35 times in a minute."""
 
+BUDGET_PAUSE_S = 2.0
+"""Instead, while the retry budget is spent."""
+
 LATE_MAX = 256
 """Answers that nobody waits for any more, and that are let come in: to hang up would cost the connection they come on."""
 
@@ -44,14 +47,17 @@ class Reader:
         *,
         timeout_s: float,
         doubt_s: float,
+        may_repeat: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``doubt_s``: how long a change in doubt is left to its coordinator, the prepare deadline."""
+        """``doubt_s``: how long a change in doubt is left to its coordinator, the prepare deadline. ``may_repeat`` asks the
+        retry budget."""
         self._me = me
         self._peers = peers
         self._clock = clock
         self._suspected = suspected
         self._timeout_s = timeout_s
         self._doubt_s = doubt_s
+        self._may_repeat = may_repeat
         self._late: set[asyncio.Task[Status | None]] = set()
 
     async def close(self) -> None:
@@ -184,6 +190,8 @@ class _Read:
         if ask_again:
             wait_s = min(wait_s, max(self._pause_s, self._waited_s / 8))
             self._pause_s = min(self._pause_s * 2, PAUSE_S_MAX)
+            if not self._reader._may_repeat():
+                wait_s = min(self._left_s, max(wait_s, BUDGET_PAUSE_S))
         return await self._replica.wait_applied(version, wait_s)
 
     def _unknown(self, wall: Barrier) -> VersionNotReached:

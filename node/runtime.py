@@ -53,7 +53,9 @@ class Runtime:
         store: ObjectStore,
         transport: Transport,
         peers: Peers,
+        budget: RetryBudget | None = None,
     ) -> None:
+        """``budget`` is given where an adapter below repeats requests by itself, and has to ask it too."""
         self._config = config
         self._journal = journal
         self._store = store
@@ -68,7 +70,7 @@ class Runtime:
             suspected=lambda: self._liveness.suspected,
             on_change=self._on_suspicion,
         )
-        budget = RetryBudget(clock)
+        budget = budget or RetryBudget(clock)
         self._peers = peers = WatchedPeers(peers, self._breakers, clock, budget)
         self._transport = transport = WatchedTransport(
             transport, self._breakers, clock, budget, lambda node: self._liveness.doubt(node)
@@ -89,6 +91,7 @@ class Runtime:
             lambda: self._liveness.unanswering | self._breakers.open,
             timeout_s=config.read_timeout_s,
             doubt_s=config.prepare_timeout_s,
+            may_repeat=budget.take,
         )
         trace = Trace(journal, clock)
         edges = Edges(

@@ -126,7 +126,7 @@ async def push_for(cluster: Cluster, seconds: float, numbers: "list[int]") -> li
         outcome = await cluster.push(A, numbers[-1], 0, ref=RefName(f"refs/heads/{numbers[-1]}"), content=b"%d" % numbers[-1])
         assert outcome.kind is OutcomeKind.COMMITTED
         took.append(loop.time() - began_at)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.04)
     return took
 
 
@@ -183,16 +183,16 @@ async def test_a_peer_that_answers_pings_and_nothing_else_is_given_up_and_tried_
 
         cluster.network.rule = deaf
         numbers: list[int] = []
-        await push_for(cluster, 30.0, numbers)
+        await push_for(cluster, 10.0, numbers)
         runtime = cluster[A].runtime
         assert runtime is not None
         assert runtime._breakers.opened(C) >= 1
         before = len(cluster.network.log)
-        took = await push_for(cluster, 20.0, numbers)
+        took = await push_for(cluster, 8.0, numbers)
         since = cluster.network.log[before:]
         trials = sum(sender == A and to == C and isinstance(message, Prepare | Query) for sender, to, message in since)
         print(f"{len(took)} pushes, {trials} trials, opened {runtime._breakers.opened(C)}")  # noqa: T201
-        assert len(took) > 300
+        assert len(took) > 100
         assert 0 < trials < 0.1 * len(took)
         await cluster[B].crash()
         await cluster.settle(3)
