@@ -125,7 +125,7 @@ class CatchingUp:
                 failures = 0 if self._here().position.version > here else failures + 1
                 if failures:
                     await asyncio.sleep(min(0.2 * failures, CATCH_UP_PAUSE_S_MAX))
-                    while not self._edges.may_repeat():
+                    while not self._edges.may_repeat():  # noqa: ASYNC110  (tokens come with time)
                         await asyncio.sleep(BUDGET_PAUSE_S)
         finally:
             self._running = False
