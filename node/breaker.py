@@ -118,7 +118,7 @@ class Breakers:
     # ------------------------------------------------------------ what requests came to
 
     def began(self, node: NodeId) -> None:
-        """A request is under way; ``ended`` follows, whatever comes of it."""
+        """A request that is no ping is under way; ``ended`` follows, whatever comes of it."""
         if (peer := self._peers.get(node)) is not None:
             peer.trials += 1
 
@@ -141,7 +141,8 @@ class Breakers:
             # A heartbeat is no proof against what fails: the ping's path is not the vote's.
             peer.failures = peer.failures if ping else 0
         elif peer.circuit is Circuit.HALF_OPEN:
-            peer.good += 1
+            # While a trial is under way its answer is awaited: pings alone would call a peer well that answers nothing else.
+            peer.good += not (ping and peer.trials)
             if peer.good >= GOOD_MAX:
                 self._close(node, peer)
         elif ping and now >= peer.open_until:

@@ -47,7 +47,8 @@ class Watch:
         """``own_fault``: a failure would be this node's, whose broker is away."""
         breakers, began_at = self._breakers, self._clock.now()
         slow = repeating(SLOW_S, lambda: breakers.slow(to, began_at, self._clock.now())) if quick else None
-        breakers.began(to)
+        if not ping:
+            breakers.began(to)
         try:
             yield
         except TransportError as error:
@@ -58,7 +59,8 @@ class Watch:
             now = self._clock.now()
             breakers.answered(to, now - began_at if quick else 0.0, now, ping=ping)
         finally:
-            breakers.ended(to)
+            if not ping:
+                breakers.ended(to)
             if slow is not None:
                 slow()
 

@@ -325,6 +325,22 @@ def test_a_reader_names_the_version_it_has_seen(filled: Server) -> None:
     assert "returned error: 400" in garbage.err
 
 
+def test_a_push_that_finds_no_room_is_told_before_it_sends_its_pack_and_in_words(server: Server) -> None:
+    """At the first request by its status, which git shows with the text; later by the report, for of a status git shows nothing."""
+    work = server.work()
+    why = "64 writes of this repository are under way and 128 wait; try again in a second"
+    server.service.fails["check_push"] = Busy(why)
+    early = server.git("push", "origin", "main", cwd=work, ok=False)
+    assert f"remote: {why}" in early.err
+    assert "returned error: 503" in early.err
+    del server.service.fails["check_push"]
+    server.service.fails["push"] = Busy(why)
+    late = server.git("push", "origin", "main", cwd=work, ok=False)
+    assert "! [remote rejected] main -> main (too busy, nothing was written)" in late.err
+    assert why in late.err
+    assert server.refs() == {}
+
+
 def test_a_pack_with_a_forbidden_tree_is_refused_in_gits_words(server: Server) -> None:
     work = server.work()
     blob = server.git("hash-object", "-w", "file", cwd=work).out.strip()
