@@ -326,7 +326,7 @@ def test_a_reader_names_the_version_it_has_seen(filled: Server) -> None:
 
 
 def test_a_push_that_finds_no_room_is_told_before_it_sends_its_pack_and_in_words(server: Server) -> None:
-    """At the first request by its status, which git shows with the text; later by the report, for of a status git shows nothing."""
+    """At the first request by its status, which git shows with the text; later by the report: of a status git shows no more."""
     work = server.work()
     why = "64 writes of this repository are under way and 128 wait; try again in a second"
     server.service.fails["check_push"] = Busy(why)
