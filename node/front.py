@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from node.config import Config
+from node.disk import Disk
 from node.fetching import FetchTurns
 from node.gates import Gate
 from node.liveness import Liveness
@@ -16,6 +17,7 @@ from node.ports import (
     Busy,
     Clock,
     Consistency,
+    DiskFailed,
     DiskRefused,
     Entropy,
     Journal,
@@ -69,6 +71,7 @@ class Front:
         staging: Staging,
         trace: Trace,
         state: Callable[[], NodeState],
+        disk: Disk,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -83,6 +86,7 @@ class Front:
         self._staging = staging
         self._trace = trace
         self._state = state
+        self._disk = disk
         self._fetches = FetchTurns(config.fetches_max, clock)
         self._writes = Gate(
             "writes",
@@ -112,7 +116,9 @@ class Front:
         self._writes.check(name.key)
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
-        if self._store.free_bytes() < self._config.free_bytes_min:
+        if self._disk.failed:
+            raise DiskFailed(self._disk.failed)
+        if self._disk.short:
             raise DiskRefused("disk full: this node takes no pushes until there is room")
         return self._store.quarantine(name, txn, shallow)
 
@@ -220,6 +226,8 @@ class Front:
             return Outcome(OutcomeKind.REJECTED, request.txn, reason="repository does not exist", sent=False)
         if self._config.me not in register.voters.nodes:
             return Outcome(OutcomeKind.ABORTED, request.txn, reason="this node is no voter of this repository", sent=False)
+        if problem := self._disk.failed if kind is ChangeKind.DELETE else self._disk.problem:
+            return Outcome(OutcomeKind.ABORTED, request.txn, self._config.write_quorum, reason=problem, sent=False)
         created = str(name) if kind is ChangeKind.CREATE else ""
         async with self._writes.turn(name.key):
             # The quorum's deadline counts from here: whoever waited for its turn has not asked anybody yet.
