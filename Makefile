@@ -28,6 +28,9 @@ FROM = 0
 test-simulation: .venv/.installed ## 100,000 seeded schedules (SCHEDULES=, FROM=); prints how often each fault fired
 	$(PY) -m tests.simulation --schedules $(SCHEDULES) --from $(FROM)
 
+test-planted: .venv/.installed ## every rule taken out of the core: how many schedules find it
+	$(PY) -m tests.simulation.planted
+
 test-exhaustive: .venv/.installed ## every interleaving within bounds, SECONDS=1800 for all of them, two side by side
 	$(PY) -m tests.simulation.exhaustive --seconds $(or $(SECONDS),1800) --workers 2
 

@@ -19,13 +19,14 @@ from api.drills import Drills
 from api.edge import Edge, as_problem
 from api.health import HealthRoutes
 from api.problems import Problem, problem
+from api.repair import RepairRoutes
 from api.replicate import Replicate
 from api.repos import Repositories
 from api.transactions import Transactions
 from node.config import Config
 from node.health import Sampler
 from node.isolation import Isolation
-from node.ports import DirectEndpoint, Service
+from node.ports import Care, DirectEndpoint, Service
 
 VERSION = "1.0.0"
 """Of the API, not of the program."""
@@ -39,6 +40,7 @@ def create_app(
     *,
     direct: DirectEndpoint | None = None,
     smart_http: ASGIApp | None = None,
+    care: Care | None = None,
     isolation: Isolation | None = None,
 ) -> FastAPI:
     """All that the node's one port serves; ``isolation`` where drills are allowed."""
@@ -54,6 +56,8 @@ def create_app(
 
     app = _Application(lifespan)
     routers = [HealthRoutes(service, sampler).router, Repositories(service, config).router, Transactions(service).router]
+    if care is not None:
+        routers.append(RepairRoutes(care).router)
     if direct is not None:
         routers.append(Replicate(direct, config).router)
     if isolation is not None:

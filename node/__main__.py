@@ -247,6 +247,40 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     look(_home(context), Output(as_json))
 
 
+@app.command()
+def verify(
+    context: typer.Context,
+    repository: Annotated[str | None, typer.Argument(help="owner/name; else everything.", metavar="[OWNER/REPO]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every node looks at all it stores, now, and repairs what is damaged; exit code 1 if anything was."""
+    from node.command.verify import verify as look
+
+    look(_home(context), repository, Output(as_json))
+
+
+@app.command()
+def repair(
+    context: typer.Context,
+    name: RepoName,
+    node: Annotated[str, typer.Option("--node", help="The node whose copy is repaired (id or number).")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; else only what would be done is shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Repair a repository on one node from the others; a dry run first."""
+    from node.command.repair import repair as mend
+
+    mend(_home(context), name, node, Output(as_json), yes=yes)
+
+
+@app.command()
+def dataloss(context: typer.Context, as_json: Json = False) -> None:
+    """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
+    from node.command.dataloss import dataloss as look
+
+    look(_home(context), Output(as_json))
+
+
 @broker_app.command("kill")
 def broker_kill(context: typer.Context, as_json: Json = False) -> None:
     """Kill the broker with SIGKILL."""

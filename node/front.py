@@ -233,6 +233,8 @@ class Front:
             state = "current" if status.committed == top and status.applied == top.version else "lagging"
             if status.committed.version == top.version and status.committed != top:
                 state = "divergent"
+            elif status.set_aside:
+                state = "set aside"
             elif state == "current" and doubt:
                 state = "in doubt"
             views.append(ReplicaView(node, state, status.committed, status.applied))

@@ -5,10 +5,11 @@ from typing import assert_never
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
 from node.protocol.change import PackRef
-from node.protocol.ids import Ballot, NodeId, RepoId
+from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
 from node.protocol.incarnations import newest
 from node.protocol.messages import (
     INLINE_PACK_BYTES_MAX,
@@ -16,6 +17,7 @@ from node.protocol.messages import (
     Abort,
     AcceptorPage,
     AcceptorRecords,
+    Branches,
     Claim,
     Commit,
     DirectReply,
@@ -67,6 +69,8 @@ class Serving:
         registry: Registry,
         records: Records,
         staging: Staging,
+        *,
+        anti_entropy: AntiEntropy,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -76,6 +80,7 @@ class Serving:
         self._registry = registry
         self._records = records
         self._staging = staging
+        self._anti_entropy = anti_entropy
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
@@ -103,6 +108,7 @@ class Serving:
                     lives.life,
                     lives.seen.get(sender),
                     lives.standing,
+                    root=await self._anti_entropy.root(),
                 )
             case Query(repository):
                 return (await self._registry.get(repository)).status()
@@ -111,6 +117,8 @@ class Serving:
             case Summaries(since):
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
+            case Branches(prefixes):
+                return await self._anti_entropy.page(prefixes)
             case Stage(repository, packs, holders):
                 problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)
@@ -162,8 +170,10 @@ class Serving:
 
     async def _history_page(self, repository: RepoId, since: int, limit: int) -> HistoryPage:
         replica = await self._registry.get(repository)
-        entries = await self._journal.history(repository, since, limit)
         register = replica.register
+        if replica.stopped:  # what is wrong with it may be its history
+            return HistoryPage(repository, (), ORIGIN, 0)
+        entries = await self._journal.history(repository, since, limit)
         packs = await self._riding_along(register, entries)
         return HistoryPage(repository, entries, register.position, register.floor, packs)
 

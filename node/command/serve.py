@@ -88,7 +88,7 @@ async def _serve(config: Config) -> None:
     if isolation is not None:
         direct = GatedEndpoint(direct, isolation)
     smart_http = SmartHttp(runtime.service, config)
-    app = create_app(runtime.service, config, direct=direct, smart_http=smart_http, isolation=isolation)
+    app = create_app(runtime.service, config, direct=direct, smart_http=smart_http, isolation=isolation, care=runtime.care)
     try:
         await runtime.start()
         await serve_http(app, config)

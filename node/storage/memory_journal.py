@@ -20,6 +20,7 @@ from node.protocol.quorum import VoterSet
 from node.protocol.register import EMPTY, Register
 from node.storage.deferred import Deferred, Notes
 from node.storage.journal_writes import check_step
+from node.storage.memory_care import MemoryCare
 from node.storage.memory_lives import MemoryLives
 
 TRANSACTIONS_MAX = 100_000
@@ -53,6 +54,7 @@ class MemoryJournal:
         """Writes that changed something."""
         self.damaged: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
         """Put something in, and ``damages`` tells of it."""
+        self._care = MemoryCare(self)
         self._transactions_max = transactions_max
         self._rows: dict[RepoId, _Row] = {}
         self._sequence = 0
@@ -130,6 +132,10 @@ class MemoryJournal:
         """Write what was noted before."""
         await self._turn()
         self._written(counts=bool(len(self._deferred)))
+
+    @property
+    def care(self) -> MemoryCare:
+        return self._care
 
     @property
     def damages(self) -> Sequence[JournalDamaged]:

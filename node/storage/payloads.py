@@ -215,6 +215,10 @@ class Stage:
     def has(self, pack: PackRef) -> bool:
         return pack.sha256 not in self._dying and holds(self.base(pack), pack)
 
+    def forget(self, pack: PackRef) -> None:
+        """What is here of it cannot be trusted; in a thread."""
+        self._unlink([pack.sha256])
+
     def adopt(self, folder: Path, pack: PackRef) -> None:
         """Take pack and index out of a quarantine, durably; in a thread."""
         for suffix in (".pack", ".idx"):

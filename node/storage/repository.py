@@ -145,6 +145,25 @@ class Repositories:
             files.point_head(register.head)
             self._loose[register.name] = 0
 
+    def rewrite(self, register: Register) -> None:
+        """``materialise`` over whatever a damaged disk has made of it: configuration and folders too."""
+        if not register.name:
+            return
+        with self._lock(register.name):
+            folder = self.path(register.name)
+            if register.exists and folder.is_dir() and not folder.is_symlink():
+                _clear_the_way(folder)
+                _complete(folder)
+                _touch_all(folder, self._touched_of(register.name))
+            self.materialise(register)
+
+    def restore_pack(self, name: str, pack: PackRef, stage: Path) -> None:
+        """Put the staged files in the place of what is there, durably."""
+        with self._lock(name):
+            base = self.need(name) / "objects" / "pack" / pack.name
+            _link_staged(base, pack, stage)
+            fsync(base.parent)
+
     def _ensure(self, name: str, head: RefName) -> Path:
         """The repository's folder, made if it is not there, made whole if a power cut left half of one."""
         found = self.find(name)
@@ -273,6 +292,14 @@ def _complete(folder: Path) -> None:
     for part in ("objects/pack", "objects/info", *(f"refs/{namespace}" for namespace in NAMESPACES)):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "config").write_bytes(CONFIG)
+
+
+def _clear_the_way(folder: Path) -> None:
+    """Where this program has a file there is no folder, and the other way round; nothing is a symbolic link."""
+    for name, is_folder in (("HEAD", False), ("config", False), ("packed-refs", False), ("refs", True), ("objects", True)):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and path.is_dir() != is_folder):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _touch_all(path: Path, touched: Touched) -> None:
