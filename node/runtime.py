@@ -8,11 +8,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from node.anti_entropy import AntiEntropy
+from node.breaker import Breakers
 from node.config import Config
 from node.disk import Disk
 from node.edges import Edges
@@ -20,7 +22,7 @@ from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, StorageError, Transport
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, StorageError, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -29,11 +31,13 @@ from node.records import Records
 from node.registry import Registry
 from node.repair import Repair
 from node.replay import replay
+from node.retries import RetryBudget
 from node.scrub import Scrub
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
 from node.trace import Trace
+from node.watched import WatchedPeers, WatchedTransport
 
 log = structlog.get_logger()
 
@@ -56,18 +60,29 @@ class Runtime:
         store: ObjectStore,
         transport: Transport,
         peers: Peers,
+        budget: RetryBudget | None = None,
     ) -> None:
+        """``budget`` is given where an adapter below repeats requests by itself, and has to ask it too."""
         self._config = config
         self._journal = journal
         self._store = store
-        self._transport = transport
-        self._peers = peers
         self._alarms: OrderedDict[RepoId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
         self._disk = Disk(config, journal, store)
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
+        self._breakers = Breakers(
+            [node for node, _ in urls],
+            needed=config.write_quorum,
+            suspected=lambda: self._liveness.suspected,
+            on_change=self._on_suspicion,
+        )
+        budget = budget or RetryBudget(clock)
+        self._peers = peers = WatchedPeers(peers, self._breakers, clock, budget)
+        self._transport = transport = WatchedTransport(
+            transport, self._breakers, clock, budget, lambda node: self._liveness.doubt(node)
+        )
         self._liveness = Liveness(
             peers,
             clock,
@@ -77,13 +92,14 @@ class Runtime:
             on_change=self._on_suspicion,
             on_pong=self._on_pong,
         )
-        reader = Reader(
+        self._reader = reader = Reader(
             config.me,
             peers,
             clock,
-            lambda: self._liveness.unanswering,
+            lambda: self._liveness.unanswering | self._breakers.open,
             timeout_s=config.read_timeout_s,
             doubt_s=config.prepare_timeout_s,
+            may_repeat=budget.take,
         )
         trace = Trace(journal, clock)
         edges = Edges(
@@ -101,6 +117,7 @@ class Runtime:
             self._liveness.doubt,
             reader.question,
             self._on_alarm,
+            budget.take,
         )
         self._registry = Registry(edges, journal, config.voters)
         examiner = Examiner(edges, self._registry)
@@ -163,6 +180,7 @@ class Runtime:
             stack.push_async_callback(self._peers.stop)
             stack.push_async_callback(self._registry.close)
             stack.push_async_callback(self.service.close)
+            stack.push_async_callback(self._reader.close)
             stack.push_async_callback(self._end_tasks)
             await self._transport.stop()
 
@@ -194,7 +212,7 @@ class Runtime:
             identity.incarnation,
             config.write_quorum,
             config.voters.nodes,
-            self._liveness.states(),
+            tuple(self._seen(peer) for peer in self._liveness.states()),
             self._transport.name,
             self._transport.up,
             self._transport.detail,
@@ -211,7 +229,13 @@ class Runtime:
         """Peers not worth waiting for in a vote; all of them while the own transport is down."""
         if not self._transport.up:
             return frozenset(node for node in self._config.urls if node != self._config.me)
-        return self._liveness.suspected
+        return self._liveness.suspected | self._breakers.open
+
+    def _seen(self, peer: PeerState) -> PeerState:
+        """For /health: a peer whose heartbeats are good may not be waited for all the same."""
+        if peer.node not in self._breakers.open or peer.state != "alive":
+            return peer
+        return replace(peer, state="suspected", reason=self._breakers.reason(peer.node))
 
     def _on_suspicion(self) -> None:
         suspected = self._suspected
