@@ -481,7 +481,7 @@ async def test_what_a_client_has_seen_it_sees_again_on_whatever_node_through_cra
             nonlocal crashes, cuts
             while not ended.is_set():
                 victim = chance.choice((A, B, C))
-                if chance.random() < 0.5:
+                if crashes == 0 or (cuts and chance.random() < 0.5):  # one of each at the least, whatever the seed
                     await cluster[victim].crash()
                     crashes += 1
                     await asyncio.sleep(chance.random() * 3)
