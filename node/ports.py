@@ -16,6 +16,7 @@ exceptions stop at the adapter; what may be raised is defined here.
     ├── Busy                        a stated bound is reached
     ├── RepositoryAbsent            never existed, deleted, or named with other capitals
     └── ReadUnavailable             no majority answered in time
+        └── NotAMember              this node may not speak for any repository now
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
@@ -134,6 +135,10 @@ class Busy(NodeError):
 
 class ReadUnavailable(NodeError):
     """A linearizable read found no majority in time; ``local`` consistency would answer, perhaps with old data."""
+
+
+class NotAMember(ReadUnavailable):
+    """R4: this node is new, starting, rejoining or stopped: it answers nothing for any repository, not even old data."""
 
 
 # ---------------------------------------------------------------- time, chance, keys
@@ -761,6 +766,13 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+    standing: Literal["member", "new", "starting", "rejoining", "stopped"] = "member"
+    """member, new, starting, rejoining or stopped (R4)."""
+    standing_reason: str = ""
+    standing_since_ms: int = 0
+    """By this node's clock; 0 where it is not kept."""
+    waits_for: str = ""
+    """What a node that is no member waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -817,6 +829,23 @@ class Care(Protocol):
 
     async def repair(self, repository: RepoId) -> RepairReport:
         """Look at it, and repair what is found."""
+        ...
+
+
+class RejoinRefused(NodeError):
+    """An operator asked for a rejoin that must not be, or needs more words."""
+
+
+class Rejoins(Protocol):
+    """What an operator may decide about a node that cannot rejoin by itself (``node.membership.Membership``)."""
+
+    def plan(self, sources: frozenset[NodeId], *, accept_loss: bool) -> str:
+        """What ``take`` would do, in words. Raises ``RejoinRefused``."""
+        ...
+
+    async def take(self, sources: frozenset[NodeId]) -> None:
+        """Learn what is left from these members, however few, and accept the loss of the rest; returns when it has begun.
+        Raises ``RejoinRefused`` or ``StorageError``."""
         ...
 
 

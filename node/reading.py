@@ -14,6 +14,7 @@ from node.protocol.messages import Query, Status
 from node.protocol.quorum import VoterSet
 from node.protocol.reads import Barrier, barrier, fresh
 from node.protocol.register import Register
+from node.protocol.standing import Life
 from node.replica import Replica
 
 ASK_TIMEOUT_S = 1.0
@@ -28,6 +29,7 @@ class Reader:
         peers: Peers,
         clock: Clock,
         suspected: Callable[[], frozenset[NodeId]],
+        lives: Callable[[NodeId, Life | None], bool],
         *,
         timeout_s: float,
         doubt_s: float,
@@ -37,6 +39,7 @@ class Reader:
         self._peers = peers
         self._clock = clock
         self._suspected = suspected
+        self._lives = lives
         self._timeout_s = timeout_s
         self._doubt_s = doubt_s
 
@@ -60,6 +63,8 @@ class Reader:
             if replica.stopped:
                 raise ReadUnavailable(f"this replica is set aside ({replica.stopped}); another node can serve the read")
             answers = await self.question(replica)
+            if replica.closed:
+                raise ReadUnavailable(f"{replica.stopped}; another node can serve the read")
             wall = barrier(answers)
             if replica.applied >= wall.applied:
                 return replica.applied_register
@@ -120,7 +125,7 @@ class Reader:
             return None
         if not isinstance(answer, Status) or answer.repository != replica.repository or answer.set_aside:
             return None
-        return answer
+        return answer if self._lives(peer, answer.life) else None
 
     def _hasten(self, replica: Replica, wall: Barrier, answers: list[Status]) -> None:
         """What is committed elsewhere is fetched; what is only accepted has to be waited for."""

@@ -1,12 +1,14 @@
 """What peers ask of this node: the protocol's requests, questions by direct HTTP, and bytes of packs."""
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import assert_never
 
 import structlog
 
 from node.anti_entropy import AntiEntropy
 from node.config import Config
+from node.membership import Membership
 from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
 from node.protocol.change import PackRef
 from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
@@ -69,9 +71,11 @@ class Serving:
         registry: Registry,
         records: Records,
         staging: Staging,
+        membership: Membership,
         *,
         anti_entropy: AntiEntropy,
     ) -> None:
+        self._membership = membership
         self._config = config
         self._clock = clock
         self._journal = journal
@@ -98,31 +102,24 @@ class Serving:
         """Everything that is asked by direct HTTP and answered by a message."""
         match message:
             case Ping():
-                identity = self._journal.identity
-                lives = self._journal.lives
-                return Pong(
-                    identity.journal,
-                    identity.incarnation,
-                    self._journal.sequence,
-                    self._transport.up,
-                    lives.life,
-                    lives.seen.get(sender),
-                    lives.standing,
-                    root=await self._anti_entropy.root(),
-                )
+                root = await self._anti_entropy.root() if self._registry.open else ""
+                return replace(self._pong(sender, message), root=root)
             case Query(repository):
                 return (await self._registry.get(repository)).status()
             case History(repository, since, limit):
                 return await self._history_page(repository, since, limit)
             case Summaries(since):
+                self._registry.check()
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
             case Branches(prefixes):
+                self._registry.check()
                 return await self._anti_entropy.page(prefixes)
             case Stage(repository, packs, holders):
                 problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)
             case Transaction(txn):
+                self._registry.check()
                 return TransactionReport(txn, await self._records.report(txn))
             case Enrol(incarnation, life):
                 return await self._enrol(sender, incarnation, life)
@@ -132,14 +129,31 @@ class Serving:
                 raise TypeError("a fetch is answered by on_fetch")
         assert_never(message)
 
+    def _pong(self, sender: NodeId, message: Ping) -> Pong:
+        """A heartbeat is answered whatever this node is worth: it says so."""
+        mine = self._membership.ping(sender)
+        self._membership.met(sender, message)
+        identity = self._journal.identity
+        return Pong(
+            identity.journal,
+            identity.incarnation,
+            self._journal.sequence,
+            self._transport.up,
+            mine.life,
+            mine.seen,
+            mine.standing,
+        )
+
     async def _enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
-        """R4, step 1: durable, and known to every machine, before it is granted."""
+        """R4, step 1: durable, and known to every machine, before it is granted; by members only."""
+        self._registry.check()
         lives = self._journal.lives
         known = newest(lives.incarnations, node)
         enrolment = await lives.enrol(node, incarnation, life)
         if enrolment.newest > known:
             self._registry.enrolled(node, enrolment.newest)
             log.warning("incarnation granted", peer=node, incarnation=enrolment.newest)
+        self._registry.check()
         return enrolment
 
     async def _records_page(self, node: NodeId, message: AcceptorRecords) -> AcceptorPage:
@@ -147,6 +161,7 @@ class Serving:
         lives = self._journal.lives
         granted = (await self._enrol(node, message.incarnation, message.life)).granted
         records, more = await lives.records(message.after, RECORDS_PAGE, self._config.voters) if granted else ((), False)
+        self._registry.check()
         return AcceptorPage(granted, tuple(records), more, self._journal.identity.incarnation, lives.incarnations)
 
     async def on_fetch(self, sender: NodeId, message: Fetch) -> AsyncIterator[bytes] | None:
