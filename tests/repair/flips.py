@@ -118,11 +118,14 @@ class Flips:
         data = self.cluster.home / f"node-{node}" / "data"
         if kind == "journal":
             return kind, data / ".journal" / "journal.sqlite"
-        bare = self.cluster.bare(node, self.chance.choice(self.names))
-        patterns = {"pack": "objects/pack/*.pack", "idx": "objects/pack/*.idx", "loose ref": "refs/**/*"}
-        files = sorted(path for path in bare.glob(patterns.get(kind, kind)) if path.is_file())
-        if kind == "multi-pack-index":
-            files = sorted((bare / "objects" / "pack").glob("multi-pack-index"))
+        patterns = {
+            "pack": "objects/pack/*.pack",
+            "idx": "objects/pack/*.idx",
+            "loose ref": "refs/**/*",
+            "multi-pack-index": "objects/pack/multi-pack-index",
+        }
+        bares = [self.cluster.bare(node, name) for name in self.names]
+        files = sorted(path for bare in bares for path in bare.glob(patterns.get(kind, kind)) if path.is_file())
         return (kind, self.chance.choice(files)) if files else None
 
     def round(self) -> Flip | None:
