@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,11 @@ class Flips:
 
     def start(self, node: int) -> bool:
         """Whether the node starts."""
-        return self.cluster.cli("start", str(node), env=FAST, ok=False, timeout_s=90).code == 0
+        if self.cluster.cli("start", str(node), env=FAST, ok=False, timeout_s=90).code == 0:
+            return True
+        with suppress(AssertionError):  # it may only be slow, or be learning everything again before it serves
+            return self.cluster.pid(node) > 0
+        return False
 
     def stop(self, node: int, *, kill: bool) -> None:
         if kill:
