@@ -274,14 +274,6 @@ def repair(
 
 
 @app.command()
-def dataloss(context: typer.Context, as_json: Json = False) -> None:
-    """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
-    from node.command.dataloss import dataloss as look
-
-    look(_home(context), Output(as_json))
-
-
-@app.command()
 def rejoin(
     context: typer.Context,
     node: Annotated[str, typer.Option("--node", help="The node that cannot rejoin by itself (id or number).")],
@@ -299,6 +291,14 @@ def rejoin(
     from node.command.rejoin import rejoin as take
 
     take(_home(context), node, sources, Output(as_json), accept_loss=accept_loss, yes=yes)
+
+
+@app.command()
+def dataloss(context: typer.Context, as_json: Json = False) -> None:
+    """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
+    from node.command.dataloss import dataloss as look
+
+    look(_home(context), Output(as_json))
 
 
 @broker_app.command("kill")

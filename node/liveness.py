@@ -93,7 +93,7 @@ class Liveness:
             await self._ask(node)
             self._hurry[node].clear()
             try:
-                # Not wait_for: Python 3.11's drops a cancellation that comes with the event, and this task would never end.
+                # Not ``wait_for``: Python 3.11's forgets a cancellation that comes when the event has just been set.
                 async with asyncio.timeout(self._heartbeat_s):
                     await self._hurry[node].wait()
             except TimeoutError:

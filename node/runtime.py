@@ -14,6 +14,7 @@ import structlog
 
 from node.anti_entropy import AntiEntropy
 from node.config import Config
+from node.disk import Disk
 from node.edges import Edges
 from node.examining import Examiner
 from node.faults import Faults
@@ -38,6 +39,7 @@ from node.trace import Trace
 
 log = structlog.get_logger()
 
+DISK_WATCH_S = 1.0
 ALARMS_MAX = 1000
 """Repositories whose last alarm is remembered for /health."""
 
@@ -70,6 +72,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
+        self._disk = Disk(config, journal, store)
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
         self._liveness = Liveness(
             peers,
@@ -136,7 +139,7 @@ class Runtime:
         staging = Staging(config, clock, peers, lambda: self._suspected)
         self.serving = Serving(
             config,
-            clock,
+            self._disk,
             journal,
             store,
             transport,
@@ -161,6 +164,7 @@ class Runtime:
             trace=trace,
             state=self.state,
             check=self._registry.check,
+            disk=self._disk,
         )
 
     async def start(self) -> None:
@@ -172,6 +176,7 @@ class Runtime:
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
         self._spawn(self._seen.run())
+        self._spawn(self._watch_disk())
         self._spawn(self.care.run())
         await self.membership.start()
         self._ready = True
@@ -221,9 +226,11 @@ class Runtime:
         view, refusal = self.membership.view(), self.membership.refusal
         alive = len(config.members) - len(self._suspected)
         ready = self._ready and not refusal
-        write_ready = ready and alive >= config.write_quorum
+        write_ready = ready and alive >= config.write_quorum and not self._disk.problem
         problem = ""
-        if not self._ready:
+        if self._disk.problem:
+            problem = self._disk.problem
+        elif not self._ready:
             problem = "starting: replaying the journal"
         elif refusal:
             problem = refusal
@@ -244,9 +251,10 @@ class Runtime:
             self._transport.name,
             self._transport.up,
             self._transport.detail,
-            ready,
+            ready and not self._disk.failed,
             write_ready,
             problem,
+            bool(self._disk.failed),
             view.standing,
             view.reason,
             view.since_ms,
@@ -275,6 +283,19 @@ class Runtime:
                 log.info("transport changed", up=self._was_up, detail=self._transport.detail)
                 self._on_suspicion()
             await asyncio.sleep(0.05)
+
+    async def _watch_disk(self) -> None:
+        """The log says when the disk fails, runs short, and has room again."""
+        told = False
+        while not self._disk.failed:
+            short = self._disk.short
+            if short and not told:
+                log.warning("disk short of room", reason=short)
+            elif told and not short:
+                log.info("disk has room again")
+            told = bool(short)
+            await asyncio.sleep(DISK_WATCH_S)
+        log.error("disk failed", reason=self._disk.failed)
 
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self.membership.met(peer, pong)

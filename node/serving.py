@@ -1,16 +1,16 @@
 """What peers ask of this node: the protocol's requests, questions by direct HTTP, and bytes of packs."""
 
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import replace
 from typing import assert_never
 
 import structlog
 
 from node.anti_entropy import AntiEntropy
 from node.config import Config
+from node.disk import Disk
 from node.membership import Membership
-from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
-from node.protocol.change import PackRef
+from node.ports import Journal, NodeError, ObjectStore, Transport
+from node.protocol.change import ChangeKind, PackRef
 from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
 from node.protocol.incarnations import newest
 from node.protocol.messages import (
@@ -64,7 +64,7 @@ class Serving:
     def __init__(
         self,
         config: Config,
-        clock: Clock,
+        disk: Disk,
         journal: Journal,
         store: ObjectStore,
         transport: Transport,
@@ -77,7 +77,7 @@ class Serving:
     ) -> None:
         self._membership = membership
         self._config = config
-        self._clock = clock
+        self._disk = disk
         self._journal = journal
         self._store = store
         self._transport = transport
@@ -88,8 +88,8 @@ class Serving:
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
-        if isinstance(message, Prepare) and self._store.free_bytes() < self._config.free_bytes_min:
-            return _no(message, self._journal.identity.incarnation, "disk full")
+        if self._registry.open and isinstance(message, Prepare) and (reason := self._objection(message)):
+            return _no(message, self._journal.identity.incarnation, reason)
         try:
             replica = await self._registry.get(message.repository)
             return await replica.request(sender, message)
@@ -98,12 +98,16 @@ class Serving:
             ballot = _ballot_of(message)
             return Refused(message.repository, ballot, ballot, str(error))
 
+    def _objection(self, message: Prepare) -> str:
+        """A deletion makes room, and is as small as a record: a disk that is short of room has it."""
+        short = self._disk.short and message.change.kind is not ChangeKind.DELETE
+        return self._disk.failed or ("disk full" if short else "")
+
     async def on_question(self, sender: NodeId, message: DirectRequest) -> DirectReply:
         """Everything that is asked by direct HTTP and answered by a message."""
         match message:
             case Ping():
-                root = await self._anti_entropy.root() if self._registry.open else ""
-                return replace(self._pong(sender, message), root=root)
+                return await self._pong(sender, message)
             case Query(repository):
                 return (await self._registry.get(repository)).status()
             case History(repository, since, limit):
@@ -129,7 +133,7 @@ class Serving:
                 raise TypeError("a fetch is answered by on_fetch")
         assert_never(message)
 
-    def _pong(self, sender: NodeId, message: Ping) -> Pong:
+    async def _pong(self, sender: NodeId, message: Ping) -> Pong:
         """A heartbeat is answered whatever this node is worth: it says so."""
         mine = self._membership.ping(sender)
         self._membership.met(sender, message)
@@ -142,6 +146,7 @@ class Serving:
             mine.life,
             mine.seen,
             mine.standing,
+            root=await self._anti_entropy.root() if self._registry.open else "",
         )
 
     async def _enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
