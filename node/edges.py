@@ -35,5 +35,7 @@ class Edges:
     question: Callable[["Replica"], Coroutine[Any, Any, list[Status]]]
     """R5: the answers of a majority about this repository, the own one included."""
     alarms: Callable[[RepoId, str], None]
+    may_repeat: Callable[[], bool]
+    """Whether the retry budget has room for one more request that repeats an earlier one."""
     lives: Callable[[NodeId, Life | None], bool]
     """R4: whether an answer of this node, given in this life of it, may be counted (``seen.SeenLives.accept``)."""

@@ -8,11 +8,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from node.anti_entropy import AntiEntropy
+from node.breaker import Breakers
 from node.config import Config
 from node.disk import Disk
 from node.edges import Edges
@@ -21,7 +23,7 @@ from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, Transport
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -30,12 +32,14 @@ from node.records import Records
 from node.registry import Registry
 from node.repair import Repair
 from node.replay import replay
+from node.retries import RetryBudget
 from node.scrub import Scrub
 from node.seen import SeenLives
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
 from node.trace import Trace
+from node.watched import WatchedPeers, WatchedTransport
 
 log = structlog.get_logger()
 
@@ -58,22 +62,33 @@ class Runtime:
         store: ObjectStore,
         transport: Transport,
         peers: Peers,
+        budget: RetryBudget | None = None,
         rejoined: Callable[[int], None] = lambda incarnation: None,
     ) -> None:
-        """``rejoined`` is told this node's incarnation whenever it begins to speak: envelopes name it."""
+        """``budget`` is given where an adapter below repeats requests by itself, and has to ask it too. ``rejoined`` is told
+        this node's incarnation whenever it begins to speak: envelopes name it."""
         self._rejoined = rejoined
         self._replayed = False
         self._config = config
         self._journal = journal
         self._store = store
-        self._transport = transport
-        self._peers = peers
         self._alarms: OrderedDict[RepoId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
         self._disk = Disk(config, journal, store)
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
+        self._breakers = Breakers(
+            [node for node, _ in urls],
+            needed=config.write_quorum,
+            suspected=lambda: self._liveness.suspected,
+            on_change=self._on_suspicion,
+        )
+        budget = budget or RetryBudget(clock)
+        self._peers = peers = WatchedPeers(peers, self._breakers, clock, budget)
+        self._transport = transport = WatchedTransport(
+            transport, self._breakers, clock, budget, lambda node: self._liveness.doubt(node)
+        )
         self._liveness = Liveness(
             peers,
             clock,
@@ -84,15 +99,16 @@ class Runtime:
             on_pong=self._on_pong,
             ping=lambda peer: self.membership.ping(peer),
         )
-        self._seen = SeenLives(journal.lives)
-        reader = Reader(
+        self._lives = SeenLives(journal.lives)
+        self._reader = reader = Reader(
             config.me,
             peers,
             clock,
-            lambda: self._liveness.unanswering,
-            self._seen.accept,
+            lambda: self._liveness.unanswering | self._breakers.open,
+            self._lives.accept,
             timeout_s=config.read_timeout_s,
             doubt_s=config.prepare_timeout_s,
+            may_repeat=budget.take,
         )
         trace = Trace(journal, clock)
         edges = Edges(
@@ -110,11 +126,12 @@ class Runtime:
             self._liveness.doubt,
             reader.question,
             self._on_alarm,
-            self._seen.accept,
+            budget.take,
+            self._lives.accept,
         )
         self.membership = Membership(
             edges,
-            self._seen,
+            self._lives,
             drop=lambda reason: self._registry.drop(reason),
             opened=self._on_opened,
             before_clear=self._catch_up_disk,
@@ -175,7 +192,7 @@ class Runtime:
         await self._transport.start(self.serving.on_request)
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
-        self._spawn(self._seen.run())
+        self._spawn(self._lives.run())
         self._spawn(self._watch_disk())
         self._spawn(self.care.run())
         await self.membership.start()
@@ -193,6 +210,7 @@ class Runtime:
             stack.push_async_callback(self._registry.close)
             stack.push_async_callback(self.membership.close)
             stack.push_async_callback(self.service.close)
+            stack.push_async_callback(self._reader.close)
             stack.push_async_callback(self._end_tasks)
             await self._transport.stop()
 
@@ -247,7 +265,7 @@ class Runtime:
             identity.incarnation,
             config.write_quorum,
             config.voters.nodes,
-            self._liveness.states(),
+            tuple(self._seen(peer) for peer in self._liveness.states()),
             self._transport.name,
             self._transport.up,
             self._transport.detail,
@@ -268,7 +286,13 @@ class Runtime:
         """Peers not worth waiting for in a vote; all of them while the own transport is down."""
         if not self._transport.up:
             return frozenset(node for node in self._config.urls if node != self._config.me)
-        return self._liveness.suspected
+        return self._liveness.suspected | self._breakers.open
+
+    def _seen(self, peer: PeerState) -> PeerState:
+        """For /health: a peer whose heartbeats are good may not be waited for all the same."""
+        if peer.node not in self._breakers.open or peer.state != "alive":
+            return peer
+        return replace(peer, state="suspected", reason=self._breakers.reason(peer.node))
 
     def _on_suspicion(self) -> None:
         suspected = self._suspected
