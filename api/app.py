@@ -64,6 +64,7 @@ def create_app(
         routers.append(Drills(isolation, config).router)
     for router in routers:
         app.include_router(router)
+    app.state.config = config
     app.state.routers = routers  # FastAPI keeps them wrapped, without their methods; a 405 has to name those
     app.add_middleware(Edge, smart_http=smart_http)
     return app

@@ -34,3 +34,5 @@ class Edges:
     question: Callable[["Replica"], Coroutine[Any, Any, list[Status]]]
     """R5: the answers of a majority about this repository, the own one included."""
     alarms: Callable[[RepoId, str], None]
+    may_repeat: Callable[[], bool]
+    """Whether the retry budget has room for one more request that repeats an earlier one."""

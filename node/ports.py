@@ -12,10 +12,14 @@ exceptions stop at the adapter; what may be raised is defined here.
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
     │   │   └── JournalDamaged      a row is not what was written, and which
     │   └── DiskRefused             full, or failing: nothing was promised
+    │       ├── DiskFull            it goes on when there is room
+    │       └── DiskFailed          what was written before may be lost as well
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
-    ├── RepositoryAbsent            never existed, deleted, or named with other capitals
-    └── ReadUnavailable             no majority answered in time
+    └── ReadRefused                 a read of one repository; says at which position this node stands, if it knows
+        ├── RepositoryAbsent        never existed, deleted, or named with other capitals
+        └── ReadUnavailable         no majority answered in time, or this replica is set aside
+            └── VersionNotReached   the version that the reader has seen already is not here in time
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -120,20 +124,41 @@ class DiskRefused(StorageError):
     """The disk is full or failing; nothing was promised on it."""
 
 
+class DiskFull(DiskRefused):
+    """No room, or no quota; to be tried again when there is."""
+
+
+class DiskFailed(DiskRefused):
+    """An I/O error. After a failed fsync a later one succeeds and proves nothing: the kernel has called the pages clean."""
+
+
 class PackRefused(NodeError):
     """Received objects were refused; the text is git's own, ready for ``unpack`` in a report-status."""
-
-
-class RepositoryAbsent(NodeError):
-    """There is no such repository at the version read."""
 
 
 class Busy(NodeError):
     """A stated bound on concurrent work is reached; try again later."""
 
 
-class ReadUnavailable(NodeError):
-    """A linearizable read found no majority in time; ``local`` consistency would answer, perhaps with old data."""
+class ReadRefused(NodeError):
+    """One repository cannot be read. ``position``: what this node has applied of it; ``None`` where that is not known."""
+
+    def __init__(self, message: str, position: Position | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class RepositoryAbsent(ReadRefused):
+    """There is no such repository at the version read."""
+
+
+class ReadUnavailable(ReadRefused):
+    """A linearizable read found no majority in time, and ``local`` consistency would answer, perhaps with old data; or this
+    replica is set aside and serves nobody."""
+
+
+class VersionNotReached(ReadUnavailable):
+    """The reader wants at least a version that this node does not have, and cannot get in time."""
 
 
 # ---------------------------------------------------------------- time, chance, keys
@@ -435,6 +460,15 @@ class Journal(Protocol):
         ...
 
     @property
+    def failed(self) -> str:
+        """Why no more writes are taken until the node is started again; empty while they are."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """Take no more writes until the node is started again: the disk under this journal has failed."""
+        ...
+
+    @property
     def care(self) -> JournalCare: ...
 
     @property
@@ -634,7 +668,8 @@ class ObjectStore(Protocol):
         ...
 
     async def sync(self, name: str) -> None:
-        """fsync all that was applied to the repository, files and directories."""
+        """fsync all that was applied to the repository, files and directories. After an error what was applied has to be
+        applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
     async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
@@ -685,7 +720,7 @@ class ObjectStore(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Free space on the disk that holds the data directory."""
+        """Free space on the disk that holds the data directory, as it was a moment ago; never waits for the disk."""
         ...
 
 
@@ -761,6 +796,8 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+    failed: bool = False
+    """The disk has failed: this node neither votes nor learns until it is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -843,15 +880,31 @@ class Service(Protocol):
         progress: Callable[[str], None] = lambda line: None,
     ) -> Outcome:
         """Stage on the peers (O3), then prepare → vote → decision. ``updates`` come from ``Quarantine.examine``.
-        ``progress`` gets a line for the client now and then. Never raises for what the quorum does."""
+        ``progress`` gets a line for the client now and then. Never raises for what the quorum does; raises ``Busy`` when too
+        many writes are under way: nothing was sent then."""
         ...
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
-        """The committed value; its refs may be served at once, its objects are on this disk.
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
+        """The committed value; its refs may be served at once, its objects are on this disk. ``at_least`` is a version that
+        the reader has seen already: it is waited for, whatever the consistency, or the read is refused.
 
         Raises:
-            RepositoryAbsent, ReadUnavailable.
+            RepositoryAbsent, ReadUnavailable, VersionNotReached, Busy.
         """
+        ...
+
+    async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
+        """What this node has applied, for an answer that shows nothing of it but that it exists. Nobody is asked, unless it
+        does not exist here and ``consistency`` wants to know for certain.
+
+        Raises:
+            RepositoryAbsent, Busy.
+            ReadUnavailable: at once, where a read of this consistency would certainly be refused.
+        """
+        ...
+
+    def check_push(self, name: RepositoryName) -> None:
+        """Raises ``Busy`` if a push that came now would find no room to wait in: told before anything of it is read."""
         ...
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> "QuarantineIntake":

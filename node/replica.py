@@ -61,7 +61,7 @@ from node.protocol.events import (
     Tick,
     Written,
 )
-from node.protocol.ids import Digest, NodeId, Position, RepoId, TxnId
+from node.protocol.ids import Ballot, Digest, NodeId, Position, RepoId, TxnId
 from node.protocol.messages import (
     Commit,
     HistoryEntry,
@@ -120,6 +120,7 @@ class Replica:
             incarnation=edges.journal.identity.incarnation,
             incarnations=edges.journal.lives.incarnations,
         )
+        self._last_sent: dict[tuple[NodeId, type[TransportRequest]], Ballot] = {}
         self._requests: dict[int, asyncio.Future[TransportReply]] = {}
         self._request_count = 0
         self._answers: dict[TxnId, asyncio.Future[Outcome]] = {}
@@ -431,6 +432,9 @@ class Replica:
         """One request to one peer; a verified reply is an event, anything else is silence."""
         edges = self._edges
         timeout_s = edges.config.prepare_timeout_s
+        if self._repeats(to, message) and not edges.may_repeat():
+            log.debug("not sent again, the retry budget is spent", peer=to, repository=self.repository)
+            return
         if isinstance(message, Prepare):
             edges.trace.mark("queue", message.change.txns)
             packs = edges.store.inline(message.change.packs)
@@ -451,6 +455,14 @@ class Replica:
             log.warning("reply refused", peer=to, repository=self.repository, kind=type(reply).__name__)
             return
         self._feed(self.coordinator, Received(to, reply))
+
+    def _repeats(self, to: NodeId, message: TransportRequest) -> bool:
+        """Whether it is the same request as the last one of its kind to this peer: resent, until there is an answer."""
+        if isinstance(message, Commit):
+            return False
+        again = self._last_sent.get((to, type(message))) == message.ballot
+        self._last_sent[to, type(message)] = message.ballot
+        return again
 
     def _genuine(self, sender: NodeId, reply: TransportReply) -> bool:
         """A yes carries a statement of its sender; nothing unsigned is ever counted."""

@@ -8,18 +8,21 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from node.anti_entropy import AntiEntropy
+from node.breaker import Breakers
 from node.config import Config
+from node.disk import Disk
 from node.edges import Edges
 from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, StorageError, Transport
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, StorageError, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -28,14 +31,17 @@ from node.records import Records
 from node.registry import Registry
 from node.repair import Repair
 from node.replay import replay
+from node.retries import RetryBudget
 from node.scrub import Scrub
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
 from node.trace import Trace
+from node.watched import WatchedPeers, WatchedTransport
 
 log = structlog.get_logger()
 
+DISK_WATCH_S = 1.0
 ALARMS_MAX = 1000
 """Repositories whose last alarm is remembered for /health."""
 
@@ -54,17 +60,29 @@ class Runtime:
         store: ObjectStore,
         transport: Transport,
         peers: Peers,
+        budget: RetryBudget | None = None,
     ) -> None:
+        """``budget`` is given where an adapter below repeats requests by itself, and has to ask it too."""
         self._config = config
         self._journal = journal
         self._store = store
-        self._transport = transport
-        self._peers = peers
         self._alarms: OrderedDict[RepoId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
+        self._disk = Disk(config, journal, store)
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
+        self._breakers = Breakers(
+            [node for node, _ in urls],
+            needed=config.write_quorum,
+            suspected=lambda: self._liveness.suspected,
+            on_change=self._on_suspicion,
+        )
+        budget = budget or RetryBudget(clock)
+        self._peers = peers = WatchedPeers(peers, self._breakers, clock, budget)
+        self._transport = transport = WatchedTransport(
+            transport, self._breakers, clock, budget, lambda node: self._liveness.doubt(node)
+        )
         self._liveness = Liveness(
             peers,
             clock,
@@ -74,13 +92,14 @@ class Runtime:
             on_change=self._on_suspicion,
             on_pong=self._on_pong,
         )
-        reader = Reader(
+        self._reader = reader = Reader(
             config.me,
             peers,
             clock,
-            lambda: self._liveness.unanswering,
+            lambda: self._liveness.unanswering | self._breakers.open,
             timeout_s=config.read_timeout_s,
             doubt_s=config.prepare_timeout_s,
+            may_repeat=budget.take,
         )
         trace = Trace(journal, clock)
         edges = Edges(
@@ -98,6 +117,7 @@ class Runtime:
             self._liveness.doubt,
             reader.question,
             self._on_alarm,
+            budget.take,
         )
         self._registry = Registry(edges, journal, config.voters)
         examiner = Examiner(edges, self._registry)
@@ -115,7 +135,7 @@ class Runtime:
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
         self.serving = Serving(
-            config, clock, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
+            config, self._disk, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
         )
         self.service = Front(
             config,
@@ -131,6 +151,7 @@ class Runtime:
             staging=staging,
             trace=trace,
             state=self.state,
+            disk=self._disk,
         )
 
     async def start(self) -> None:
@@ -142,6 +163,7 @@ class Runtime:
         await self._transport.start(self.serving.on_request)
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
+        self._spawn(self._watch_disk())
         self._spawn(self.care.run())
         for repository in await self._journal.in_doubt():
             await self._registry.get(repository)
@@ -158,6 +180,7 @@ class Runtime:
             stack.push_async_callback(self._peers.stop)
             stack.push_async_callback(self._registry.close)
             stack.push_async_callback(self.service.close)
+            stack.push_async_callback(self._reader.close)
             stack.push_async_callback(self._end_tasks)
             await self._transport.stop()
 
@@ -170,9 +193,11 @@ class Runtime:
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
         alive = len(config.members) - len(self._suspected)
-        write_ready = self._ready and alive >= config.write_quorum
+        write_ready = self._ready and alive >= config.write_quorum and not self._disk.problem
         problem = ""
-        if not self._ready:
+        if self._disk.problem:
+            problem = self._disk.problem
+        elif not self._ready:
             problem = "starting: replaying the journal"
         elif not self._transport.up:
             problem = f"{self._transport.name} is not in reach: {self._transport.detail}"
@@ -187,13 +212,14 @@ class Runtime:
             identity.incarnation,
             config.write_quorum,
             config.voters.nodes,
-            self._liveness.states(),
+            tuple(self._seen(peer) for peer in self._liveness.states()),
             self._transport.name,
             self._transport.up,
             self._transport.detail,
-            self._ready,
+            self._ready and not self._disk.failed,
             write_ready,
             problem,
+            bool(self._disk.failed),
         )
 
     # ------------------------------------------------------------ who is there
@@ -203,7 +229,13 @@ class Runtime:
         """Peers not worth waiting for in a vote; all of them while the own transport is down."""
         if not self._transport.up:
             return frozenset(node for node in self._config.urls if node != self._config.me)
-        return self._liveness.suspected
+        return self._liveness.suspected | self._breakers.open
+
+    def _seen(self, peer: PeerState) -> PeerState:
+        """For /health: a peer whose heartbeats are good may not be waited for all the same."""
+        if peer.node not in self._breakers.open or peer.state != "alive":
+            return peer
+        return replace(peer, state="suspected", reason=self._breakers.reason(peer.node))
 
     def _on_suspicion(self) -> None:
         suspected = self._suspected
@@ -218,6 +250,19 @@ class Runtime:
                 log.info("transport changed", up=self._was_up, detail=self._transport.detail)
                 self._on_suspicion()
             await asyncio.sleep(0.05)
+
+    async def _watch_disk(self) -> None:
+        """The log says when the disk fails, runs short, and has room again."""
+        told = False
+        while not self._disk.failed:
+            short = self._disk.short
+            if short and not told:
+                log.warning("disk short of room", reason=short)
+            elif told and not short:
+                log.info("disk has room again")
+            told = bool(short)
+            await asyncio.sleep(DISK_WATCH_S)
+        log.error("disk failed", reason=self._disk.failed)
 
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self._follower.on_pong(peer, pong)

@@ -37,7 +37,7 @@ def test_a_seed_is_a_plan() -> None:
 
 
 def test_kinds_that_are_not_possible_are_left_out_and_said(tmp_path: Path) -> None:
-    kinds, said = chosen(["all"], Field(tmp_path, disks=False, clocks=False))
+    kinds, said = chosen(["all"], Field(tmp_path, disks=False, clocks=False, rejoining=False, repair=False))
     assert {kind.needs for kind in kinds} == {""}
     assert {each.partition(":")[0] for each in said} == {kind.name for kind in KINDS if kind.needs}
     with pytest.raises(ValueError, match="no such fault: earthquake"):

@@ -197,14 +197,18 @@ class Cluster:
         return outcome
 
     async def read(
-        self, node: NodeId, name: RepositoryName = NAME, consistency: Consistency = Consistency.LINEARIZABLE
+        self,
+        node: NodeId,
+        name: RepositoryName = NAME,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        at_least: int = 0,
     ) -> Register:
-        register: Register = await self[node].service.read(name, consistency)
+        register: Register = await self[node].service.read(name, consistency, at_least)
         return register
 
-    async def main(self, node: NodeId, consistency: Consistency = Consistency.LINEARIZABLE) -> int:
+    async def main(self, node: NodeId, consistency: Consistency = Consistency.LINEARIZABLE, at_least: int = 0) -> int:
         """The object number that a read of ``MAIN`` shows."""
-        register = await self.read(node, NAME, consistency)
+        register = await self.read(node, NAME, consistency, at_least)
         return number(register.refs[MAIN].oid) if MAIN in register.refs else 0
 
     async def positions(self, name: RepositoryName = NAME) -> set[str]:
