@@ -47,6 +47,10 @@ format: .venv/.installed ## ruff's formatting and safe fixes
 test-nemesis: setup ## ten minutes of faults on real nodes; MINUTES=60 SEED=1
 	$(PY) -m tests.nemesis --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+test-crash: setup ## a crash at every step, and power cuts (root); CUTS=500 SEED=1
+	$(PY) -m tests.crash.steps --workers 2
+	if [ "$$(id -u)" = 0 ]; then $(PY) -m tests.crash.powercut --cuts $(or $(CUTS),500) --seed $(or $(SEED),1); fi
+
 bench: setup ## wall time of a small push, as a ratio to git http-backend
 	$(PY) bench/push.py
 

@@ -12,6 +12,8 @@ exceptions stop at the adapter; what may be raised is defined here.
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
     │   │   └── JournalDamaged      a row is not what was written, and which
     │   └── DiskRefused             full, or failing: nothing was promised
+    │       ├── DiskFull            it goes on when there is room
+    │       └── DiskFailed          what was written before may be lost as well
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
     ├── RepositoryAbsent            never existed, deleted, or named with other capitals
@@ -118,6 +120,14 @@ class JournalDamaged(JournalRefused):
 
 class DiskRefused(StorageError):
     """The disk is full or failing; nothing was promised on it."""
+
+
+class DiskFull(DiskRefused):
+    """No room, or no quota; to be tried again when there is."""
+
+
+class DiskFailed(DiskRefused):
+    """An I/O error. After a failed fsync a later one succeeds and proves nothing: the kernel has called the pages clean."""
 
 
 class PackRefused(NodeError):
@@ -435,6 +445,15 @@ class Journal(Protocol):
         ...
 
     @property
+    def failed(self) -> str:
+        """Why no more writes are taken until the node is started again; empty while they are."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """Take no more writes until the node is started again: the disk under this journal has failed."""
+        ...
+
+    @property
     def care(self) -> JournalCare: ...
 
     @property
@@ -634,7 +653,8 @@ class ObjectStore(Protocol):
         ...
 
     async def sync(self, name: str) -> None:
-        """fsync all that was applied to the repository, files and directories."""
+        """fsync all that was applied to the repository, files and directories. After an error what was applied has to be
+        applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
     async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
@@ -685,7 +705,7 @@ class ObjectStore(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Free space on the disk that holds the data directory."""
+        """Free space on the disk that holds the data directory, as it was a moment ago; never waits for the disk."""
         ...
 
 
@@ -761,6 +781,8 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+    failed: bool = False
+    """The disk has failed: this node neither votes nor learns until it is started again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import structlog
 
 from node.anti_entropy import AntiEntropy
 from node.config import Config
+from node.disk import Disk
 from node.edges import Edges
 from node.examining import Examiner
 from node.faults import Faults
@@ -36,6 +37,7 @@ from node.trace import Trace
 
 log = structlog.get_logger()
 
+DISK_WATCH_S = 1.0
 ALARMS_MAX = 1000
 """Repositories whose last alarm is remembered for /health."""
 
@@ -64,6 +66,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
+        self._disk = Disk(config, journal, store)
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
         self._liveness = Liveness(
             peers,
@@ -115,7 +118,7 @@ class Runtime:
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
         self.serving = Serving(
-            config, clock, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
+            config, self._disk, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
         )
         self.service = Front(
             config,
@@ -131,6 +134,7 @@ class Runtime:
             staging=staging,
             trace=trace,
             state=self.state,
+            disk=self._disk,
         )
 
     async def start(self) -> None:
@@ -142,6 +146,7 @@ class Runtime:
         await self._transport.start(self.serving.on_request)
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
+        self._spawn(self._watch_disk())
         self._spawn(self.care.run())
         for repository in await self._journal.in_doubt():
             await self._registry.get(repository)
@@ -170,9 +175,11 @@ class Runtime:
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
         alive = len(config.members) - len(self._suspected)
-        write_ready = self._ready and alive >= config.write_quorum
+        write_ready = self._ready and alive >= config.write_quorum and not self._disk.problem
         problem = ""
-        if not self._ready:
+        if self._disk.problem:
+            problem = self._disk.problem
+        elif not self._ready:
             problem = "starting: replaying the journal"
         elif not self._transport.up:
             problem = f"{self._transport.name} is not in reach: {self._transport.detail}"
@@ -191,9 +198,10 @@ class Runtime:
             self._transport.name,
             self._transport.up,
             self._transport.detail,
-            self._ready,
+            self._ready and not self._disk.failed,
             write_ready,
             problem,
+            bool(self._disk.failed),
         )
 
     # ------------------------------------------------------------ who is there
@@ -218,6 +226,19 @@ class Runtime:
                 log.info("transport changed", up=self._was_up, detail=self._transport.detail)
                 self._on_suspicion()
             await asyncio.sleep(0.05)
+
+    async def _watch_disk(self) -> None:
+        """The log says when the disk fails, runs short, and has room again."""
+        told = False
+        while not self._disk.failed:
+            short = self._disk.short
+            if short and not told:
+                log.warning("disk short of room", reason=short)
+            elif told and not short:
+                log.info("disk has room again")
+            told = bool(short)
+            await asyncio.sleep(DISK_WATCH_S)
+        log.error("disk failed", reason=self._disk.failed)
 
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self._follower.on_pong(peer, pong)

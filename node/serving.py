@@ -7,8 +7,9 @@ import structlog
 
 from node.anti_entropy import AntiEntropy
 from node.config import Config
-from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
-from node.protocol.change import PackRef
+from node.disk import Disk
+from node.ports import Journal, NodeError, ObjectStore, Transport
+from node.protocol.change import ChangeKind, PackRef
 from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
 from node.protocol.incarnations import newest
 from node.protocol.messages import (
@@ -62,7 +63,7 @@ class Serving:
     def __init__(
         self,
         config: Config,
-        clock: Clock,
+        disk: Disk,
         journal: Journal,
         store: ObjectStore,
         transport: Transport,
@@ -73,7 +74,7 @@ class Serving:
         anti_entropy: AntiEntropy,
     ) -> None:
         self._config = config
-        self._clock = clock
+        self._disk = disk
         self._journal = journal
         self._store = store
         self._transport = transport
@@ -84,8 +85,8 @@ class Serving:
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
-        if isinstance(message, Prepare) and self._store.free_bytes() < self._config.free_bytes_min:
-            return _no(message, self._journal.identity.incarnation, "disk full")
+        if isinstance(message, Prepare) and (reason := self._objection(message)):
+            return _no(message, self._journal.identity.incarnation, reason)
         try:
             replica = await self._registry.get(message.repository)
             return await replica.request(sender, message)
@@ -93,6 +94,11 @@ class Serving:
             log.error("request failed", sender=sender, kind=type(message).__name__, error=str(error))
             ballot = _ballot_of(message)
             return Refused(message.repository, ballot, ballot, str(error))
+
+    def _objection(self, message: Prepare) -> str:
+        """A deletion makes room, and is as small as a record: a disk that is short of room has it."""
+        short = self._disk.short and message.change.kind is not ChangeKind.DELETE
+        return self._disk.failed or ("disk full" if short else "")
 
     async def on_question(self, sender: NodeId, message: DirectRequest) -> DirectReply:
         """Everything that is asked by direct HTTP and answered by a message."""

@@ -129,9 +129,11 @@ class SqliteJournal:
         return self._writer.commits
 
     @property
-    def failure(self) -> str | None:
-        """Why no more writes are taken, or ``None``: for health."""
-        return self._writer.failure
+    def failed(self) -> str:
+        return self._writer.failure or ""
+
+    def fail(self, reason: str) -> None:
+        self._writer.fail(reason)
 
     async def write(
         self,

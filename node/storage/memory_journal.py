@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
+from node.ports import DamagedPart, DiskRefused, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef
@@ -65,6 +65,13 @@ class MemoryJournal:
     @property
     def sequence(self) -> int:
         return self._sequence
+
+    @property
+    def failed(self) -> str:
+        return "" if self.failure is None or isinstance(self.failure, DiskRefused) else str(self.failure)
+
+    def fail(self, reason: str) -> None:
+        self.failure = self.failure or StorageError(reason)
 
     @property
     def identity(self) -> Identity:

@@ -44,10 +44,11 @@ class DiskObjects:
     def __init__(self, data_dir: Path, limits: GitLimits) -> None:
         self._data_dir = data_dir.resolve()
         self._limits = limits
-        self._free, self._free_at = 0, -FREE_S
         for folder in (QUARANTINE, STAGE, TRASH):
             (self._data_dir / folder).mkdir(parents=True, exist_ok=True)
         Indexer.make_home(self._data_dir / HOME)
+        self._closed = False
+        self._free, self._free_at = shutil.disk_usage(self._data_dir).free, time.monotonic()
         self._threads = Threads(limits.pushes_max + limits.fetches_max + THREADS_SPARE)
         self._git = Git(self._data_dir / HOME, limits, self._threads)
         self._repositories = Repositories(self._data_dir)
@@ -175,11 +176,16 @@ class DiskObjects:
         await self._threads.finish(self._repositories.restore_pack, name, pack, self._stage.folder)
 
     def free_bytes(self) -> int:
-        """As it was within the last second: every prepare asks, and a disk may take its time to answer."""
+        """As it was when somebody last asked, at most a second or so ago where anybody asks: every prepare does, and a disk may
+        take its time to answer. So this answers at once, and a worker thread looks again."""
         now = time.monotonic()
-        if now - self._free_at > FREE_S:
-            self._free, self._free_at = shutil.disk_usage(self._data_dir).free, now
+        if now - self._free_at > FREE_S and not self._closed:
+            self._free_at = now
+            self._threads.submit(self._look_at_room)
         return self._free
+
+    def _look_at_room(self) -> None:
+        self._free = shutil.disk_usage(self._data_dir).free
 
     def _spare_bytes(self) -> int:
         return self.free_bytes() - self._limits.free_bytes_min
@@ -217,6 +223,7 @@ class DiskObjects:
 
     async def close(self) -> None:
         """End downloads, warm processes and threads; what is under way in a thread is finished."""
+        self._closed = True
         await self._stage.close()
         await self._indexer.close()
         self._threads.close()

@@ -79,11 +79,6 @@ class Laws:
         if (told := self._voted.get(key, NO_BALLOT)) > record.accepted_ballot:
             raise Broken(f"{node} voted yes at {told}, and wakes with {record.accepted_ballot}: its vote is forgotten")
 
-    def unheard(self, node: NodeId, incarnation: int) -> None:
-        """What ``node`` said last never reached anybody, and never will."""
-        self._promised.pop((node, incarnation), None)
-        self._voted.pop((node, incarnation), None)
-
     def named(self, change: Change) -> None:
         """A transaction's id is never used for another change (replication.md, Words)."""
         digest = change.position.digest

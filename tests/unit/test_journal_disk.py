@@ -207,7 +207,7 @@ async def test_a_full_disk_refuses_the_batch_and_the_journal_goes_on_when_there_
     refused = [result for result in results if isinstance(result, DiskRefused)]
     assert refused
     assert "disk full" in str(refused[0])
-    assert journal.failure is None
+    assert not journal.failed
     db.execute("PRAGMA max_page_count = 1000000")
     results = await promise_all(journal, 500, round_=2)
     assert [verdict for verdict, _ in results] == [WriteVerdict.DONE] * 500
@@ -242,7 +242,7 @@ async def test_after_a_failed_fsync_every_later_write_is_refused_with_the_reason
         for attempt in (journal.write(promise(ballot(2)), members=MEMBERS, at_ms=1), journal.mark_applied(REPO, 1)):
             with pytest.raises(DiskRefused, match="disk I/O error"):
                 await attempt
-        assert journal.failure
+        assert journal.failed
         assert (await journal.load(REPO, MEMBERS)).record.promised == ballot(1)
     finally:
         await journal.close()
@@ -260,7 +260,7 @@ async def test_a_bug_in_a_write_is_its_callers_and_the_writer_lives_on(journal: 
         await journal._writer.submit(bug)
     with pytest.raises(StorageError, match="no such table"):
         await journal._writer.submit(lambda db: db.execute("DELETE FROM no_such"))
-    assert journal.failure is None
+    assert not journal.failed
     await journal.write(promise(ballot(1)), members=MEMBERS, at_ms=1)
     rows = await journal._reads.run(lambda db: db.execute("SELECT COUNT(*) FROM refs").fetchone())
     assert rows == (0,)

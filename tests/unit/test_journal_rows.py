@@ -175,7 +175,7 @@ async def test_a_damaged_row_fails_its_own_write_only(tmp_path: Path) -> None:
         assert isinstance(results[0], JournalDamaged)
         assert results[1][0] is WriteVerdict.DONE  # type: ignore[index]
         await journal.flush()
-        assert journal.failure is None
+        assert not journal.failed
     finally:
         await journal.close()
 

@@ -797,7 +797,7 @@ REJOINING = (
         "a node that a peer says is older than what it has seen of it rejoins",
         (
             rewritten(Membership, "_met", ("(reason := disk.life.behind(seen))", "(reason := '')")),
-            rewritten(Membership, "_consider", ("elif disk.set_back and len(self._heard) < len(self._others):", "elif False:")),
+            rewritten(Membership, "_consider", ("elif disk.set_back:", "elif False:")),
         ),
         profile="amnesia",
     ),
