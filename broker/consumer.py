@@ -171,7 +171,7 @@ async def declare(session: Session, channel: Any, topology: Topology, *, spare: 
 
 
 def _put_away(channel: Any) -> None:
-    """Close a spare one. It may be closed: its connection broke when the last answer had just come. Whoever calls next hears it."""
+    """Close a spare one; it may be closed already, when its connection broke after the last answer."""
     with suppress(ChannelWrongStateError):
         channel.close()
 
