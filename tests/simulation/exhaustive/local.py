@@ -103,6 +103,11 @@ class Local:
         self.catch_to = 0
         self.told: tuple[Position, ...] = ()
 
+    def holds(self, parcel: hp.Parcel) -> bool:
+        """Whether this very request waits here already."""
+        waiting = self.voter._sessions.values() if self.voter is not None else ()
+        return any(one.sender == parcel.sender and one.message == parcel.message for one in waiting)
+
     def twin(self) -> "Local":
         """Another one that shares everything, the machines too: who feeds a machine copies it first."""
         twin = Local.__new__(Local)

@@ -112,7 +112,9 @@ class Parts:
     def deliver(self, local: int, parcel: int) -> tuple[hp.Result, ...]:
         found = self._deliveries.get((local, parcel))
         if found is None:
-            found = self._deliveries[local, parcel] = self._step(local, self.parcels[parcel], None)
+            waits = self.locals[local].holds(self.parcels[parcel])
+            found = () if waits else self._step(local, self.parcels[parcel], None)
+            self._deliveries[local, parcel] = found
         return found
 
     def results(self, local: int, way: Way) -> tuple[hp.Result, ...]:

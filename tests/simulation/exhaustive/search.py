@@ -62,6 +62,7 @@ class Search:
         self.space = Space(bound)
         self.found = Found(bound.name)
         self._settling = Settling(self.space)
+        self._rest: dict[tuple[bytes, int], tuple[bool, str]] = {}
         self._parent: dict[bytes, bytes] = {}
 
     def run(self, seconds: float, memory_mib: int = 100_000, tell: Callable[[Found], None] | None = None) -> Found:
@@ -85,12 +86,9 @@ class Search:
                     if tell is not None and now - told_at > PROGRESS_S:
                         told_at = now
                         tell(found)
-                *row, _, said = space.unpacked(state)
-                if space.at_rest(row):
-                    found.at_rest += 1
-                    if problem := self._settling.problem(row, said):
-                        self._fail(problem, state, None)
-                        break
+                if problem := self._problem(state):
+                    self._fail(problem, state, None)
+                    break
                 successors = space.successors(state)
                 found.transitions += len(successors)
                 for after, broken, move in successors:
@@ -118,6 +116,17 @@ class Search:
         if found.broken:
             found.story = list(told(Space(self.space.bound), found.path))
         return found
+
+    def _problem(self, state: bytes) -> str:
+        """If no node has anything under way: what a majority cannot settle. States that differ in messages only share it."""
+        *row, _, said = self.space.unpacked(state)
+        key = (state[:-8], self.space.ghost_of[said])
+        known = self._rest.get(key)
+        if known is None:
+            at_rest = self.space.at_rest(row)
+            known = self._rest[key] = (at_rest, self._settling.problem(row, said) if at_rest else "")
+        self.found.at_rest += known[0]
+        return known[1]
 
     @property
     def _broken(self) -> bool:

@@ -37,7 +37,7 @@ class Settling:
         return ""
 
     def _of(self, row: Sequence[int], said: int, live: tuple[int, ...]) -> str:
-        ghost, _ = self._space.said[said]
+        ghost = self._space.ghost_of[said]
         view_of = self._space.parts.view_of  # of the others only the disks matter, and what they show
         key = (live, tuple(number if n in live else view_of[number] for n, number in enumerate(row)), ghost)
         known = self._known.get(key)
@@ -94,7 +94,8 @@ class _Run:
             if self._flying:
                 parcel = self._flying.popleft()
                 n = space.parts.receiver[parcel]
-                broken = self._take(n, space.parts.deliver(self._row[n], parcel))
+                results = space.parts.deliver(self._row[n], parcel)
+                broken = self._take(n, results) if results else ""
             else:
                 own = next(self._under_way(), None)
                 if own is None:
