@@ -20,7 +20,6 @@ from node.protocol.proposal import Kind, Proposal
 from node.protocol.quorum import Verdict, VoterSet, tally
 from node.protocol.reads import Barrier
 from node.protocol.voter import Voter
-from tests.simulation.exhaustive import views
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ def _read_what_is_committed() -> Iterator[None]:
     def careless(answers: Any) -> Barrier:
         return Barrier(max(answer.committed.version for answer in answers), doubtful=False)
 
-    with patch.object(reads, "barrier", careless), patch.object(views, "barrier", careless):
+    with patch.object(reads, "barrier", careless):
         yield
 
 

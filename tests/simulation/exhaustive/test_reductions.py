@@ -13,7 +13,9 @@ from tests.simulation.exhaustive.ghost import Ghost
 from tests.simulation.exhaustive.plants import PLANTS
 from tests.simulation.exhaustive.search import Found, Search
 
-SECONDS_MAX = 100.0
+SECONDS_MAX = 280.0
+
+pytestmark = pytest.mark.timeout(300)
 
 PUSH = BOUNDS["push"]
 SMALL = [

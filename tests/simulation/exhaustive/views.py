@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from node.protocol import reads
 from node.protocol.ids import Digest
 from node.protocol.messages import Status
-from node.protocol.reads import barrier
 from tests.scenarios.laws import Broken
 from tests.scenarios.values import REPOSITORY
 from tests.simulation.exhaustive.ghost import Ghost
@@ -64,6 +64,6 @@ def check(views: Sequence[View], ghost: Ghost) -> None:
     least = max(ghost.seen, *(view.committed for view in views))
     answers = [view.status for view in views if view.status is not None]
     for some in combinations(answers, majority):
-        wall = barrier(some)
+        wall = reads.barrier(some)
         if wall.applied < least:
             raise Broken(f"a read would be served at version {wall.applied}, and version {least} is known already")
