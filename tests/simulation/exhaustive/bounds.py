@@ -17,6 +17,7 @@ class Budget:
     claims: int = 1
     refusals: int = 0
     gossips: int = 0
+    wipes: int = 0
 
     def less(self, costs: tuple[Cost, ...]) -> "Budget | None":
         """What is left, or ``None`` if it is not enough."""
@@ -40,6 +41,8 @@ class Bound:
     budget: Budget
     crashers: tuple[int, ...] = (1,)
     """Who may crash, at any point; each may start again at any time, if ``restarts``."""
+    wipers: tuple[int, ...] = ()
+    """Whose disk may be lost, at any point."""
     restarts: bool = True
     settlers: tuple[int, ...] = ()
     """Whose timers may fire; nobody else starts a claim. Empty: everybody's."""
@@ -87,6 +90,26 @@ _TABLE = (
         Budget(refusals=1, timers=1, claims=2),
         settlers=(1, 2),
         quick=True,
+        prompt=True,
+    ),
+    Bound(
+        "wipe",
+        "a push; the disk of 2 is lost at any point, and it rejoins; any losses and copies; no timer",
+        3,
+        ((1, "t1"),),
+        Budget(wipes=1),
+        wipers=(2,),
+        prompt=True,
+        quick=True,
+    ),
+    Bound(
+        "rejoin",
+        "a push; the disk of 2 or 3 is lost at any point, and it rejoins; any losses and copies; one timer of 1 or 2",
+        3,
+        ((1, "t1"),),
+        Budget(timers=1, claims=2, wipes=1),
+        settlers=(1, 2),
+        wipers=(2, 3),
         prompt=True,
     ),
     Bound(

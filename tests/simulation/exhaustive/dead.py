@@ -13,7 +13,7 @@ does, it stays, and the search says so.
 """
 
 from node.protocol.coordinator_states import State
-from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refused, Vote
+from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refused, TransportReply, TransportRequest, Vote
 from tests.simulation.exhaustive.local import Local
 from tests.simulation.exhaustive.parts import Parts
 
@@ -38,6 +38,8 @@ class Dead:
         message, receiver = parts.parcels[parcel].message, parts.locals[to]
         if not receiver.up:
             return not self._restarts
+        if receiver.rejoining or not isinstance(message, TransportRequest | TransportReply):
+            return False
         request = isinstance(message, Claim | Prepare | Abort)
         if isinstance(message, Claim | Prepare | Abort):
             dead = _answered_in_vain(message, receiver, parts.locals[sender])

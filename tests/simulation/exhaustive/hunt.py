@@ -1,8 +1,8 @@
 """``python -m tests.simulation.exhaustive.hunt``: the whole catalogue of planted bugs through the small bounds.
 
-Which of ``tests/simulation/planted``'s mutations of the protocol core the explorer finds, in which bound, after how many states and
-by how many steps. Mutations of a test cluster (rules that the runtime keeps), of rejoining and of what no small bound has are
-left to the seeded simulation and said to be.
+Which of ``tests/simulation/planted``'s mutations of the protocol core the explorer finds, in which bound, after how many states
+and by how many steps. Mutations of a test cluster (rules that the runtime keeps), of rejoining and of what no small bound has
+are left to the seeded simulation and said to be.
 """
 
 import argparse

@@ -32,6 +32,8 @@ class Settling:
         least = len(row) // 2 + 1
         for size in sorted({least, len(row)}):
             for live in combinations(members, size):
+                if sum(not self._space.parts.locals[row[n]].rejoining for n in live) < least:
+                    continue  # R4: a rejoining voter counts among the failed, until a majority of the others is there
                 if problem := self._of(row, said, live):
                     return f"with only {', '.join(self._space.parts.names[n] for n in live)} left: {problem}"
         return ""
@@ -113,6 +115,8 @@ class _Run:
                     yield n, way
             for way in space.parts.learns(self._row[n], [self._row[m] for m in self._live], gossip=False):
                 yield n, way
+            for way in space.parts.restores(self._row[n], [self._row[m] for m in self._live]):
+                yield n, way
 
     def _nudge(self, turn: int) -> str:
         """Nothing moves: hear of a higher version (summaries), or else let one timer fire."""
@@ -132,6 +136,8 @@ class _Run:
     def _unsettled(self) -> str:
         locals_ = [self._space.parts.locals[self._row[n]] for n in self._live]
         for local in locals_:
+            if local.rejoining:
+                return f"{local.me} stays rejoining: {local.rejoin!r}"
             assert local.voter is not None
             assert local.coordinator is not None
             if local.record.in_doubt is not None:

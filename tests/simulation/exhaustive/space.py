@@ -122,6 +122,10 @@ class Space:
                     continue
                 for result in parts.results(number, way):
                     self._take(out, row, n, net, said, result, way.happening, doubled=False)
+            if parts.restoring[number]:
+                for way in parts.restores(number, row):
+                    for result in parts.results(number, way):
+                        self._take(out, row, n, net, said, result, way.happening, doubled=False)
             if gossip or parts.wants[number]:
                 for way in parts.learns(number, row, gossip=gossip):
                     for result in parts.results(number, way):
@@ -258,5 +262,7 @@ class Space:
         """Whether no node has anything under way by itself: no write, no staging, no catch-up. Messages may be lost."""
         parts = self.parts
         if any(parts.under_way[n] for n in row):
+            return False
+        if any(parts.restoring[n] and any(parts.restores(n, row)) for n in row):
             return False
         return not any(parts.wants[n] and any(parts.learns(n, row, gossip=False)) for n in row)
