@@ -28,6 +28,9 @@ FROM = 0
 test-simulation: .venv/.installed ## 100,000 seeded schedules (SCHEDULES=, FROM=); prints how often each fault fired
 	$(PY) -m tests.simulation --schedules $(SCHEDULES) --from $(FROM)
 
+test-planted: .venv/.installed ## every rule taken out of the core: how many schedules find it
+	$(PY) -m tests.simulation.planted
+
 test-exhaustive: .venv/.installed ## every interleaving within bounds, SECONDS=1800 for all of them, two side by side
 	$(PY) -m tests.simulation.exhaustive --seconds $(or $(SECONDS),1800) --workers 2
 
@@ -43,6 +46,10 @@ format: .venv/.installed ## ruff's formatting and safe fixes
 
 test-nemesis: setup ## ten minutes of faults on real nodes; MINUTES=60 SEED=1
 	$(PY) -m tests.nemesis --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+test-crash: setup ## a crash at every step, and power cuts (root); CUTS=500 SEED=1
+	$(PY) -m tests.crash.steps --workers 2
+	if [ "$$(id -u)" = 0 ]; then $(PY) -m tests.crash.powercut --cuts $(or $(CUTS),500) --seed $(or $(SEED),1); fi
 
 bench: setup ## wall time of a small push, as a ratio to git http-backend
 	$(PY) bench/push.py

@@ -15,15 +15,18 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from api import openapi
+from api.drills import Drills
 from api.edge import Edge, as_problem
 from api.health import HealthRoutes
 from api.problems import Problem, problem
+from api.repair import RepairRoutes
 from api.replicate import Replicate
 from api.repos import Repositories
 from api.transactions import Transactions
 from node.config import Config
 from node.health import Sampler
-from node.ports import DirectEndpoint, Service
+from node.isolation import Isolation
+from node.ports import Care, DirectEndpoint, Service
 
 VERSION = "1.0.0"
 """Of the API, not of the program."""
@@ -32,9 +35,15 @@ ERRORS_SHOWN_MAX = 8
 
 
 def create_app(
-    service: Service, config: Config, *, direct: DirectEndpoint | None = None, smart_http: ASGIApp | None = None
+    service: Service,
+    config: Config,
+    *,
+    direct: DirectEndpoint | None = None,
+    smart_http: ASGIApp | None = None,
+    care: Care | None = None,
+    isolation: Isolation | None = None,
 ) -> FastAPI:
-    """All that the node's one port serves."""
+    """All that the node's one port serves; ``isolation`` where drills are allowed."""
     sampler = Sampler()
 
     @asynccontextmanager
@@ -47,8 +56,12 @@ def create_app(
 
     app = _Application(lifespan)
     routers = [HealthRoutes(service, sampler).router, Repositories(service, config).router, Transactions(service).router]
+    if care is not None:
+        routers.append(RepairRoutes(care).router)
     if direct is not None:
         routers.append(Replicate(direct, config).router)
+    if isolation is not None:
+        routers.append(Drills(isolation, config).router)
     for router in routers:
         app.include_router(router)
     app.state.routers = routers  # FastAPI keeps them wrapped, without their methods; a 405 has to name those

@@ -110,7 +110,7 @@ class HealthRoutes:
 
 
 def status_of(state: NodeState) -> Literal["ok", "degraded", "starting"]:
-    if not state.ready:
+    if not state.ready and not state.failed:
         return "starting"
     whole = state.write_ready and state.transport_up and all(peer.state == "alive" for peer in state.peers)
     return "ok" if whole and not state.problem else "degraded"

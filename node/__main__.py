@@ -207,9 +207,76 @@ def selfcheck(context: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
+def drill(
+    context: typer.Context,
+    rounds: Annotated[
+        int | None, typer.Option(help="How often each fault is made, each time on another node. Default: once on each node.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="Some of the faults: kill,pause,partition.", metavar="FAULTS")] = None,
+    hold: Annotated[float, typer.Option(help="Seconds that a fault lasts.")] = 5.0,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="The nodes of another cluster, one --url each: partition only, with --token.", metavar="URL"),
+    ] = None,
+    token: Annotated[
+        str, typer.Option(envvar="GITQUORUM_DRILL_TOKEN", help="The nodes' drill_token; found by itself for a local cluster.")
+    ] = "",
+    deadline: Annotated[float, typer.Option(help="The cluster's prepare_timeout_s; limits are reckoned in it.")] = 2.0,
+    recovery: Annotated[float, typer.Option(help="Seconds in which a node must be current again.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Kill, pause and cut off one node at a time while pushes go on; for staging. Undoes what it does."""
+    from node.command import drill as drills
+    from node.command.drill_report import human
+
+    home, output = _home(context), Output(as_json)
+    plan = drills.Plan.of(rounds, only, hold, drills.limits_of(deadline, recovery))
+    targets = drills.targets_of(home, url or (), token)
+    result, code = drills.drill(home, targets, plan, output, lambda question: yes or _confirm(question, "drill"))
+    output.result(result, None if as_json else human(result))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Look for what keeps a cluster from working; each problem with the command that fixes it."""
     from node.command.doctor import doctor as look
+
+    look(_home(context), Output(as_json))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    repository: Annotated[str | None, typer.Argument(help="owner/name; else everything.", metavar="[OWNER/REPO]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every node looks at all it stores, now, and repairs what is damaged; exit code 1 if anything was."""
+    from node.command.verify import verify as look
+
+    look(_home(context), repository, Output(as_json))
+
+
+@app.command()
+def repair(
+    context: typer.Context,
+    name: RepoName,
+    node: Annotated[str, typer.Option("--node", help="The node whose copy is repaired (id or number).")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; else only what would be done is shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Repair a repository on one node from the others; a dry run first."""
+    from node.command.repair import repair as mend
+
+    mend(_home(context), name, node, Output(as_json), yes=yes)
+
+
+@app.command()
+def dataloss(context: typer.Context, as_json: Json = False) -> None:
+    """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
+    from node.command.dataloss import dataloss as look
 
     look(_home(context), Output(as_json))
 
@@ -267,7 +334,7 @@ def repo_delete(
     """Delete a repository on every node; asks first."""
     from node.command import repos
 
-    repos.delete(_url(context, node), name, Output(as_json), lambda question: yes or _confirm(question))
+    repos.delete(_url(context, node), name, Output(as_json), lambda question: yes or _confirm(question, "delete"))
 
 
 @tx_app.command("show")
@@ -283,11 +350,11 @@ def tx_show(
     transactions.show(_url(context, node), transaction, Output(as_json))
 
 
-def _confirm(question: str) -> bool:
+def _confirm(question: str, what: str) -> bool:
     try:
         return typer.confirm(question, err=True)
     except typer.Abort as error:
-        raise CommandError("nobody answered; delete without asking with: --yes", Exit.USAGE) from error
+        raise CommandError(f"nobody answered; {what} without asking with: --yes", Exit.USAGE) from error
 
 
 def _program(home: Home) -> str:

@@ -14,7 +14,8 @@ import structlog
 
 from node.edges import Edges
 from node.packs import Packs
-from node.ports import Loaded, NodeError, StorageError
+from node.placing import place
+from node.ports import DiskFailed, DiskFull, Loaded, NodeError, StorageError
 from node.protocol.change import Change, ChangeKind
 from node.protocol.ids import RepoId
 from node.protocol.register import Register
@@ -24,12 +25,13 @@ log = structlog.get_logger()
 RUN_MAX = 128
 """Changes that are applied together at most."""
 
-SYNC_DELAY_S = 1.0
+SYNC_DELAY_S, SYNC_PAUSE_S_MAX = 1.0, 60.0
 """Applied changes are brought to stable storage at most this much later; until then the journal keeps their packs."""
 
 APPLY_TRIES = 5
-APPLY_PAUSE_S = 0.2
-"""A disk that refuses to apply is asked again, after this long and each time twice as long, before the replica is set aside."""
+APPLY_PAUSE_S, APPLY_PAUSE_S_MAX = 0.2, 5.0
+"""A disk that refuses to apply is asked again, after this long and each time twice as long. If it fails, the replica is set
+aside after so many tries; if it is full, it is asked for ever: what is missing is room, and the journal holds the rest."""
 
 
 class Applier:
@@ -61,6 +63,8 @@ class Applier:
         self._changed = asyncio.Event()
         self._applying = False
         self._syncing = False
+        self._synced = loaded.applied
+        """Version that is known to be on stable storage: replay saw to it, and a replica that waits for its sync is kept."""
 
     @property
     def busy(self) -> bool:
@@ -97,13 +101,14 @@ class Applier:
         starts again and replays: the journal stays the truth, and nothing but the disk is wrong."""
         tries = 0
         try:
-            while self._to_apply and tries < APPLY_TRIES:
+            while self._to_apply:
                 try:
                     await self._some(self._next_run(1 if tries else RUN_MAX))
                     tries = 0
                 except (NodeError, OSError) as error:
                     tries += 1
-                    await self._refused(error, tries)
+                    if await self._refused(error, tries):
+                        break
         finally:
             self._applying = False
         if not self._syncing:
@@ -122,14 +127,16 @@ class Applier:
     def _moot(self, after: Register) -> bool:
         return after.position.version <= self.moot_to
 
-    async def _refused(self, error: Exception, tries: int) -> None:
+    async def _refused(self, error: Exception, tries: int) -> bool:
+        """Whether to give up."""
         version = self._to_apply[0][1].position.version
         log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=str(error))
-        if tries < APPLY_TRIES:
-            await asyncio.sleep(APPLY_PAUSE_S * 2 ** (tries - 1))
-        else:
+        if tries >= APPLY_TRIES and not isinstance(error, DiskFull):
             self._stopped = True
             self._failed(f"version {version} cannot be applied: {error}")
+            return True
+        await asyncio.sleep(min(APPLY_PAUSE_S * 2 ** min(tries - 1, 10), APPLY_PAUSE_S_MAX))
+        return False
 
     async def _some(self, run: list[tuple[Change, Register]]) -> None:
         edges = self._edges
@@ -153,19 +160,44 @@ class Applier:
         changed.set()
 
     async def _sync(self) -> None:
-        """Bring what is applied to stable storage, then let the journal drop its copies of small packs."""
-        pause_s = SYNC_DELAY_S
+        """Bring what is applied to stable storage, then let the journal drop its copies of small packs.
+
+        A failed fsync is never simply tried again: the next one would succeed and prove nothing. A disk that fails is the end
+        of this node's votes until it is started again, and replays. One that was full gets all of it anew.
+        """
+        pause_s, anew = SYNC_DELAY_S, False
         while True:
             await asyncio.sleep(pause_s)
-            version, name = self.applied, self.register.name
             try:
+                if anew and not await self._place_anew():
+                    continue
+                version, name = self.applied, self.register.name
                 if self.register.exists:
                     await self._edges.store.sync(name)
                 await self._edges.journal.mark_synced(self._repository, version)
+            except DiskFailed as error:
+                log.error("sync failed", repository=self._repository, error=str(error))
+                self._edges.journal.fail(f"{self.register.name} could not be made durable: {error}")
+                return
             except (NodeError, OSError) as error:
                 log.error("sync failed", repository=self._repository, error=str(error))
-                pause_s = min(pause_s * 2, 60.0)
+                pause_s, anew = min(pause_s * 2, SYNC_PAUSE_S_MAX), True
                 continue
+            pause_s, anew, self._synced = SYNC_DELAY_S, False, version
             if self.applied == version:
                 self._syncing = False
                 return
+
+    async def _place_anew(self) -> bool:
+        """What was applied since the last sync, written again into new files. False: not now, it is being applied."""
+        if self._applying:
+            return False
+        self._applying = True
+        try:
+            await place(self._edges.journal, self._edges.store, self.register, self._synced)
+        finally:
+            self._applying = False
+            if self._to_apply:
+                self._applying = True
+                self._spawn(self._apply())
+        return True

@@ -6,7 +6,8 @@ the journal's fsyncs, so that a node which was away long overtakes pushes that g
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -27,6 +28,9 @@ HISTORY_PAGE = 128
 
 PAGE_TIMEOUT_S = 5.0
 """For one page from one holder; whoever is suspected is asked last."""
+
+NEXT_HOLDER_S = 0.25
+"""How long one holder alone is waited for before the next is asked as well; a page takes milliseconds."""
 
 LEARN_BYTES_MAX = 64 * 1024**2
 """Packs that are staged before the changes which need them are learned; beyond, they are learned in several goes."""
@@ -162,31 +166,54 @@ async def fetch_history(
     """
     failures: list[str] = []
     refused: HistoryRefused | None = None
-    for holder in holders:
-        question = History(repository, here.position.version, HISTORY_PAGE)
-        try:
-            page = await edges.peers.ask(holder, question, timeout_s=PAGE_TIMEOUT_S)
-        except TransportError as error:
-            failures.append(f"{holder}: {error}")
-            continue
-        if not isinstance(page, HistoryPage) or page.committed.version <= here.position.version:
-            failures.append(f"{holder}: knows no more")
-            continue
-        try:
-            proved = _proved(edges, here, page, told)
-            await hold((step.change for step in proved if step.needs_objects), page.packs)
-            await _learn_all(proved, page.floor, (holder, *holders), stage, learn)
-        except HistoryRefused as error:
-            if error.divergent:
-                raise
-            refused = HistoryRefused(f"{holder}: {error}")  # perhaps another holder's is better
-        except (CatchUpFailed, PackRefused) as error:
-            failures.append(f"{holder}: {error}")
-        else:
-            return
+    question = History(repository, here.position.version, HISTORY_PAGE)
+    async with aclosing(_pages(edges, question, holders, failures)) as pages:
+        async for holder, page in pages:
+            try:
+                proved = _proved(edges, here, page, told)
+                await hold((step.change for step in proved if step.needs_objects), page.packs)
+                await _learn_all(proved, page.floor, (holder, *holders), stage, learn)
+            except HistoryRefused as error:
+                if error.divergent:
+                    raise
+                refused = HistoryRefused(f"{holder}: {error}")  # perhaps another holder's is better
+            except (CatchUpFailed, PackRefused) as error:
+                failures.append(f"{holder}: {error}")
+            else:
+                return
     if refused is not None:
         raise refused
     raise CatchUpFailed("; ".join(failures) or "no peer in reach")
+
+
+async def _pages(
+    edges: Edges, question: History, holders: Sequence[NodeId], failures: list[str]
+) -> AsyncGenerator[tuple[NodeId, HistoryPage], None]:
+    """Each holder's page, as they come. The next holder is asked when one has nothing to give, or says nothing for a moment:
+    the first may just have been frozen, and a prepare that another one waits for must not wait for it."""
+    left = list(holders)
+    asked: dict[asyncio.Task[object], NodeId] = {}
+    try:
+        while left or asked:
+            if left:
+                holder = left.pop(0)
+                asked[asyncio.create_task(edges.peers.ask(holder, question, timeout_s=PAGE_TIMEOUT_S))] = holder
+            done, _ = await asyncio.wait(asked, timeout=NEXT_HOLDER_S if left else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                holder = asked.pop(task)
+                try:
+                    page = task.result()
+                except TransportError as error:
+                    failures.append(f"{holder}: {error}")
+                    continue
+                if isinstance(page, HistoryPage) and page.committed.version > question.since:
+                    yield holder, page
+                else:
+                    failures.append(f"{holder}: knows no more")
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 def _proved(edges: Edges, here: Register, page: HistoryPage, told: Collection[Position]) -> list[Step]:

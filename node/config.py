@@ -142,6 +142,22 @@ class Config(BaseSettings):
     )
     free_bytes_min: int = Field(default=256 * 1024**2, ge=0, description="Below this much free disk the node votes no.")
 
+    scrub_interval_s: Positive = Field(default=21_600.0, description="Between two looks at everything that this node stores.")
+    scrub_bytes_per_s: float = Field(
+        default=8 * 1024**2, ge=1024, description="How fast the scrub reads packs from the disk, at the most."
+    )
+
+    drill_token: str | None = Field(
+        default=None,
+        min_length=16,
+        repr=False,
+        description="For staging: who names this secret may cut the node off from its peers for a minute at most (gitquorum "
+        "drill does); without it nobody may.",
+    )
+    anti_entropy_interval_s: Positive = Field(
+        default=30.0, description="Between two comparisons of everything with one peer, if the roots of both trees differ."
+    )
+
     fault_points: tuple[FaultPoint, ...] = Field(
         default=(), description="For tests: where this process shall die; see node/faults.py."
     )

@@ -18,11 +18,13 @@ from node.ports import (
     DirectHandler,
     DiskRefused,
     FetchHandler,
+    Finding,
     Handler,
     NoAnswer,
     PackRefused,
     PeerUnreachable,
     RepositoryAbsent,
+    Spend,
 )
 from node.protocol.change import Change, ChangeKind, PackRef, RefUpdate
 from node.protocol.ids import Digest, NodeId, Oid, RefName, TxnId
@@ -394,6 +396,31 @@ class FakeObjects:
         if name not in self.repositories:
             raise RepositoryAbsent(f"{name} is not on this node's disk")
         return self._stream(b"pack for " + request)
+
+    async def verify_refs(self, register: Register) -> Sequence[Finding]:
+        here = self.repositories.get(register.name)
+        if here is None or not register.exists:
+            return [Finding("repository", "it is not as the journal says")] if (here is not None) != register.exists else []
+        refs = {name: ref.oid for name, ref in register.refs.items()}
+        return [] if (here.refs, here.head) == (refs, register.head) else [Finding("refs", "not as the journal says")]
+
+    async def verify_pack(self, name: str, pack: PackRef, spend: Spend) -> Finding | None:
+        found = self.repositories[name].packs.get(pack.sha256) if name in self.repositories else None
+        if found is not None:
+            await spend(len(found.pack))
+        whole = found is not None and sha256(found.pack).hexdigest() == pack.sha256
+        return None if whole else Finding("pack", f"{pack.name} is not what was written", pack)
+
+    async def verify_objects(self, name: str) -> Finding | None:
+        return None
+
+    async def mend_refs(self, register: Register) -> None:
+        await self.materialise(register)
+
+    async def mend_pack(self, name: str, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
+        self.staged.pop(pack.sha256, None)
+        await self.stage_fetched(pack, read)
+        self.repositories[name].packs[pack.sha256] = self.staged.pop(pack.sha256)
 
     async def size_bytes(self, name: str) -> int:
         return sum(len(inline.pack) for inline in self.repositories[name].packs.values())

@@ -9,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from node.config import Config
+from node.disk import Disk
 from node.fetching import FetchTurns
 from node.liveness import Liveness
 from node.ports import (
     Clock,
     Consistency,
+    DiskFailed,
     DiskRefused,
     Entropy,
     Journal,
@@ -67,6 +69,7 @@ class Front:
         staging: Staging,
         trace: Trace,
         state: Callable[[], NodeState],
+        disk: Disk,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -81,6 +84,7 @@ class Front:
         self._staging = staging
         self._trace = trace
         self._state = state
+        self._disk = disk
         self._fetches = FetchTurns(config.fetches_max, clock)
 
     async def close(self) -> None:
@@ -93,7 +97,9 @@ class Front:
         return self._entropy.txn_id()
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
-        if self._store.free_bytes() < self._config.free_bytes_min:
+        if self._disk.failed:
+            raise DiskFailed(self._disk.failed)
+        if self._disk.short:
             raise DiskRefused("disk full: this node takes no pushes until there is room")
         return self._store.quarantine(name, txn, shallow)
 
@@ -197,6 +203,8 @@ class Front:
             return Outcome(OutcomeKind.REJECTED, request.txn, reason="repository does not exist", sent=False)
         if self._config.me not in register.voters.nodes:
             return Outcome(OutcomeKind.ABORTED, request.txn, reason="this node is no voter of this repository", sent=False)
+        if problem := self._disk.failed if kind is ChangeKind.DELETE else self._disk.problem:
+            return Outcome(OutcomeKind.ABORTED, request.txn, self._config.write_quorum, reason=problem, sent=False)
         deadline_at = self._clock.now() + self._config.prepare_timeout_s
         created = str(name) if kind is ChangeKind.CREATE else ""
         return await replica.submit(Submitted(kind, request, deadline_at, atomic, created, inline_bytes))
@@ -233,6 +241,8 @@ class Front:
             state = "current" if status.committed == top and status.applied == top.version else "lagging"
             if status.committed.version == top.version and status.committed != top:
                 state = "divergent"
+            elif status.set_aside:
+                state = "set aside"
             elif state == "current" and doubt:
                 state = "in doubt"
             views.append(ReplicaView(node, state, status.committed, status.applied))

@@ -89,7 +89,9 @@ class Liveness:
             await self._ask(node)
             self._hurry[node].clear()
             try:
-                await asyncio.wait_for(self._hurry[node].wait(), self._heartbeat_s)
+                # Not ``wait_for``: Python 3.11's forgets a cancellation that comes when the event has just been set.
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._hurry[node].wait()
             except TimeoutError:
                 continue
             await asyncio.sleep(0.05)  # however many doubts are raised, at most 20 questions a second

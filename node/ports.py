@@ -12,6 +12,8 @@ exceptions stop at the adapter; what may be raised is defined here.
     │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
     │   │   └── JournalDamaged      a row is not what was written, and which
     │   └── DiskRefused             full, or failing: nothing was promised
+    │       ├── DiskFull            it goes on when there is room
+    │       └── DiskFailed          what was written before may be lost as well
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
     ├── RepositoryAbsent            never existed, deleted, or named with other capitals
@@ -28,7 +30,7 @@ from typing import Protocol
 from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef, RefUpdate
-from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId
+from node.protocol.ids import Digest, NodeId, Oid, Position, RefName, RepoId, TxnId
 from node.protocol.incarnations import Incarnations
 from node.protocol.messages import (
     DirectReply,
@@ -118,6 +120,14 @@ class JournalDamaged(JournalRefused):
 
 class DiskRefused(StorageError):
     """The disk is full or failing; nothing was promised on it."""
+
+
+class DiskFull(DiskRefused):
+    """No room, or no quota; to be tried again when there is."""
+
+
+class DiskFailed(DiskRefused):
+    """An I/O error. After a failed fsync a later one succeeds and proves nothing: the kernel has called the pages clean."""
 
 
 class PackRefused(NodeError):
@@ -309,6 +319,59 @@ class TransactionRecord:
     """Who found or made the decision of a doubtful one, and how."""
 
 
+class JournalCare(Protocol):
+    """What the scrub and a repair ask of the journal's rows. Questions look at the disk, not at what is held in memory; what is
+    written is durable when the call returns, and is never an acceptor record."""
+
+    async def keys(self, after: str, limit: int) -> Sequence[RepoId]:
+        """Every repository that was ever heard of, in order; also deleted ones and those that were only promised."""
+        ...
+
+    async def set_aside(self, prefix: str) -> Sequence[RepoId]:
+        """Repositories whose replicas are set aside for a reason that begins so."""
+        ...
+
+    async def committed(self, repository: RepoId) -> Position:
+        """Where the acceptor record stands, whatever else is damaged. Raises ``JournalDamaged`` if that is."""
+        ...
+
+    async def verify(self, repository: RepoId, since: int) -> tuple[Sequence[JournalDamaged], int | None]:
+        """(what is damaged of it, the version to go on after); begins with ``since`` 0, ends with ``None``."""
+        ...
+
+    async def verify_database(self, rest_s: float) -> str:
+        """SQLite's check of the whole file, resting now and then: empty, or what it found first."""
+        ...
+
+    async def reindex(self) -> None:
+        """Make all indexes again from their tables, and drop rows under keys that nobody has."""
+        ...
+
+    async def mend_history(self, entry: HistoryEntry) -> None:
+        """A committed change at its version, proved by the caller."""
+        ...
+
+    async def mend_value(self, value: Register) -> bool:
+        """Refs, name, HEAD, voters as history says; False: history grew meanwhile."""
+        ...
+
+    async def mend_index(self, repository: RepoId) -> None:
+        """Which change holds which transaction, and who needs which pack, from history and the acceptor record."""
+        ...
+
+    async def waited_for(self, repository: RepoId) -> Sequence[PackRef]:
+        """Packs that the accepted change, or a committed one that is not yet synced, names."""
+        ...
+
+    async def mend_pack(self, pack: InlinePack) -> None: ...
+
+    async def drop_pack(self, sha256: Digest) -> None: ...
+
+    async def resume_voting(self, repository: RepoId) -> None:
+        """The replica is repaired: ``Journal.stop_voting`` undone."""
+        ...
+
+
 class Lives(Protocol):
     """R4: whose life a journal is, what it is worth, and which lives of the other nodes it knows. Everything is durable when
     the call returns; the attributes show durable things only."""
@@ -380,6 +443,18 @@ class Journal(Protocol):
     def sequence(self) -> int:
         """How many changes this journal has committed, over all repositories; never decreases."""
         ...
+
+    @property
+    def failed(self) -> str:
+        """Why no more writes are taken until the node is started again; empty while they are."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """Take no more writes until the node is started again: the disk under this journal has failed."""
+        ...
+
+    @property
+    def care(self) -> JournalCare: ...
 
     @property
     def damages(self) -> Sequence[JournalDamaged]:
@@ -467,6 +542,10 @@ class Journal(Protocol):
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None: ...
 
+    async def flush(self) -> None:
+        """Return when everything that was written or noted before is durable."""
+        ...
+
     async def keep_transaction(self, record: TransactionRecord) -> None:
         """Not urgent: no caller waits for it; bounded in number, oldest settled ones go first."""
         ...
@@ -503,6 +582,24 @@ class Quarantine(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something of a repository on disk that is not what the journal says."""
+
+    part: str
+    """refs, HEAD, config, pack, index, objects, or repository (it cannot be looked at)."""
+    detail: str
+    pack: PackRef | None = None
+    """Which pack has to be fetched again, if one has."""
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.detail}"
+
+
+Spend = Callable[[int], Awaitable[None]]
+"""Told how many bytes were just read; returns when as many may be read again."""
 
 
 class ObjectStore(Protocol):
@@ -556,7 +653,8 @@ class ObjectStore(Protocol):
         ...
 
     async def sync(self, name: str) -> None:
-        """fsync all that was applied to the repository, files and directories."""
+        """fsync all that was applied to the repository, files and directories. After an error what was applied has to be
+        applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
     async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
@@ -581,8 +679,33 @@ class ObjectStore(Protocol):
         """Disk usage of a repository."""
         ...
 
+    async def verify_refs(self, register: Register) -> Sequence[Finding]:
+        """Read refs, HEAD and configuration from the disk, past every cache, and compare them with ``register``."""
+        ...
+
+    async def verify_pack(self, name: str, pack: PackRef, spend: Spend) -> Finding | None:
+        """Read pack and index from the disk and compare them with their checksums."""
+        ...
+
+    async def verify_objects(self, name: str) -> Finding | None:
+        """git's own check, at low priority: every ref leads to objects that are there, the index over all packs is whole.
+
+        Raises:
+            StorageError: git could not look; nothing is known.
+        """
+        ...
+
+    async def mend_refs(self, register: Register) -> None:
+        """``materialise``, and the configuration."""
+        ...
+
+    async def mend_pack(self, name: str, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
+        """Fetch a pack that is damaged or missing, whatever is staged of it here, and put it in its place, durably. Raises as
+        ``stage_fetched`` does."""
+        ...
+
     def free_bytes(self) -> int:
-        """Free space on the disk that holds the data directory."""
+        """Free space on the disk that holds the data directory, as it was a moment ago; never waits for the disk."""
         ...
 
 
@@ -658,6 +781,65 @@ class NodeState:
     """A quorum is in reach."""
     problem: str = ""
     """Why not, in one line."""
+    failed: bool = False
+    """The disk has failed: this node neither votes nor learns until it is started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What was found damaged of one repository (or of the journal's file), and what became of it. Times in milliseconds."""
+
+    repository: str
+    """Empty: the journal's file."""
+    found: tuple[str, ...]
+    actions: tuple[str, ...]
+    problem: str
+    """Why it is not repaired; empty when it is."""
+    found_at_ms: int
+    ended_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubState:
+    """What the scrub does and has done. Times in milliseconds since 1970."""
+
+    run: int
+    """Number of the pass under way, or of the last one; counted since the node started."""
+    running: bool
+    repository: str
+    """Looked at now."""
+    repositories: int
+    """Looked at in this pass."""
+    bytes_read: int
+    """In this pass, from packs."""
+    skipped: int
+    """Not looked at in this pass: something was being applied the whole time, or git could not look."""
+    begun_at_ms: int
+    ended_at_ms: int
+    """Of the last complete pass over everything; 0: none since the node started."""
+    found: int
+    """Repositories found damaged since the node started."""
+    repaired: int
+    reports: tuple[RepairReport, ...]
+    """The latest ones, newest last."""
+
+
+class Care(Protocol):
+    """What operators ask of a node about the health of what it stores (``node.scrub.Scrub``)."""
+
+    def state(self) -> ScrubState: ...
+
+    def begin(self, repository: RepoId | None) -> int:
+        """Look at one repository, or at everything, now; returns the number of that pass. Calls join one that waits."""
+        ...
+
+    async def examine(self, repository: RepoId) -> Sequence[str]:
+        """What is damaged of it; nothing is set aside or repaired."""
+        ...
+
+    async def repair(self, repository: RepoId) -> RepairReport:
+        """Look at it, and repair what is found."""
+        ...
 
 
 class Service(Protocol):

@@ -118,7 +118,9 @@ class Reader:
             answer = await self._peers.ask(peer, Query(replica.repository), timeout_s=ASK_TIMEOUT_S)
         except TransportError:
             return None
-        return answer if isinstance(answer, Status) and answer.repository == replica.repository else None
+        if not isinstance(answer, Status) or answer.repository != replica.repository or answer.set_aside:
+            return None
+        return answer
 
     def _hasten(self, replica: Replica, wall: Barrier, answers: list[Status]) -> None:
         """What is committed elsewhere is fetched; what is only accepted has to be waited for."""

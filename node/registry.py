@@ -38,6 +38,18 @@ class Registry:
             loading.add_done_callback(lambda _: self._loading.pop(repository, None))
         return await asyncio.shield(loading)
 
+    def peek(self, repository: RepoId) -> Replica | None:
+        """The one in memory, if there is one."""
+        return self._replicas.get(repository)
+
+    async def reload(self, repository: RepoId) -> Replica:
+        """Forget what is in memory, and load it again from the journal: its replica was repaired."""
+        old = self._replicas.pop(repository, None)
+        if old is not None:
+            await old.close()
+        await self._journal.flush()  # what it was writing is written
+        return await self.get(repository)
+
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         """The failure detector's opinion changed."""
         for replica in list(self._replicas.values()):

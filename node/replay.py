@@ -11,6 +11,7 @@ until history that it catches up with takes it further.
 import structlog
 
 from node.config import Config
+from node.placing import ObjectsMissing, place
 from node.ports import Journal, ObjectStore
 from node.protocol.ids import RepoId
 
@@ -35,20 +36,11 @@ async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
 
 async def _replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:
     register = (await journal.load(repository, config.voters)).register
-    # A deletion that is not synced is applied again too: what was created after it starts from nothing.
-    version = max(synced, register.floor - 1)
-    while entries := await journal.history(repository, version, PAGE):
-        for entry in entries:
-            found = [await journal.inline_pack(pack) for pack in entry.change.packs]
-            inline = {pack.sha256: pack for pack in found if pack is not None}
-            absent = [pack.name for pack in await store.missing(entry.change) if pack.sha256 not in inline]
-            if absent:
-                at = entry.change.position.version
-                log.error("objects are missing, not applied", repository=repository, version=at, packs=absent)
-                return
-            await store.apply(register, entry.change, register, list(inline.values()))
-        version = entries[-1].change.position.version
-    await store.materialise(register)
+    try:
+        await place(journal, store, register, synced)
+    except ObjectsMissing as error:
+        log.error("objects are missing, not applied", repository=repository, version=error.version, packs=error.packs)
+        return
     if register.exists:
         await store.sync(register.name)
     await journal.mark_applied(repository, register.position.version)

@@ -80,6 +80,8 @@ from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
 from node.protocol.voter import Voter
 
+STOPPED_SHOWN_MAX = 500
+
 log = structlog.get_logger()
 
 
@@ -168,6 +170,7 @@ class Replica:
             record.accepted is not None and record.accepted.change is not None,
             self.applied,
             self._edges.journal.lives.incarnations,
+            set_aside=self.stopped[:STOPPED_SHOWN_MAX],
         )
 
     async def request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
@@ -197,6 +200,19 @@ class Replica:
             raise
         self._feed(self.coordinator, submitted)
         return await asyncio.shield(future)
+
+    def set_aside(self, reason: str) -> None:
+        """No votes and no reads, until it is repaired and loaded again."""
+        self._not_applied(reason)
+
+    def alarm(self, reason: str, *, stop: bool) -> None:
+        """Something that must never be; with ``stop`` this replica is set aside for good, not to be repaired from its peers."""
+        self._alarm(reason, stop=stop)
+
+    @property
+    def applying(self) -> bool:
+        """Whether the disk may be ahead of ``applied``."""
+        return self._applier.busy
 
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         """The failure detector's opinion changed."""

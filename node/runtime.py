@@ -12,18 +12,24 @@ from typing import Any
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
+from node.disk import Disk
 from node.edges import Edges
+from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, Transport
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, Signer, StorageError, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
+from node.protocol.standing import State
 from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
+from node.repair import Repair
 from node.replay import replay
+from node.scrub import Scrub
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
@@ -31,6 +37,7 @@ from node.trace import Trace
 
 log = structlog.get_logger()
 
+DISK_WATCH_S = 1.0
 ALARMS_MAX = 1000
 """Repositories whose last alarm is remembered for /health."""
 
@@ -59,6 +66,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._was_up = False
+        self._disk = Disk(config, journal, store)
         urls = [(node, url) for node, url in config.urls.items() if node != config.me]
         self._liveness = Liveness(
             peers,
@@ -95,10 +103,23 @@ class Runtime:
             self._on_alarm,
         )
         self._registry = Registry(edges, journal, config.voters)
+        examiner = Examiner(edges, self._registry)
+        self.care = Scrub(edges, self._registry, examiner, Repair(edges, self._registry, examiner, self._on_amnesia))
+        self.anti_entropy = AntiEntropy(
+            config.me,
+            journal,
+            peers,
+            clock,
+            interval_s=config.anti_entropy_interval_s,
+            spawn=self._spawn,
+            replica=self._registry.get,
+        )
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
-        self.serving = Serving(config, clock, journal, store, transport, self._registry, records, staging)
+        self.serving = Serving(
+            config, self._disk, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
+        )
         self.service = Front(
             config,
             clock,
@@ -113,14 +134,20 @@ class Runtime:
             staging=staging,
             trace=trace,
             state=self.state,
+            disk=self._disk,
         )
 
     async def start(self) -> None:
         """Replay, sweep, connect; doubts of an earlier life are settled from here on. Raises ``StorageError``."""
+        if self._journal.lives.standing.state is State.REJOINING:  # until rejoining (R4) is built in here
+            reason = self._journal.lives.standing.reason
+            raise StorageError(f"this journal cannot be trusted to be all that was written, the node has to rejoin: {reason}")
         await replay(self._config, self._journal, self._store)
         await self._transport.start(self.serving.on_request)
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
+        self._spawn(self._watch_disk())
+        self._spawn(self.care.run())
         for repository in await self._journal.in_doubt():
             await self._registry.get(repository)
         self._ready = True
@@ -148,9 +175,11 @@ class Runtime:
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
         alive = len(config.members) - len(self._suspected)
-        write_ready = self._ready and alive >= config.write_quorum
+        write_ready = self._ready and alive >= config.write_quorum and not self._disk.problem
         problem = ""
-        if not self._ready:
+        if self._disk.problem:
+            problem = self._disk.problem
+        elif not self._ready:
             problem = "starting: replaying the journal"
         elif not self._transport.up:
             problem = f"{self._transport.name} is not in reach: {self._transport.detail}"
@@ -169,9 +198,10 @@ class Runtime:
             self._transport.name,
             self._transport.up,
             self._transport.detail,
-            self._ready,
+            self._ready and not self._disk.failed,
             write_ready,
             problem,
+            bool(self._disk.failed),
         )
 
     # ------------------------------------------------------------ who is there
@@ -197,10 +227,32 @@ class Runtime:
                 self._on_suspicion()
             await asyncio.sleep(0.05)
 
+    async def _watch_disk(self) -> None:
+        """The log says when the disk fails, runs short, and has room again."""
+        told = False
+        while not self._disk.failed:
+            short = self._disk.short
+            if short and not told:
+                log.warning("disk short of room", reason=short)
+            elif told and not short:
+                log.info("disk has room again")
+            told = bool(short)
+            await asyncio.sleep(DISK_WATCH_S)
+        log.error("disk failed", reason=self._disk.failed)
+
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
         self._follower.on_pong(peer, pong)
+        self.anti_entropy.on_pong(peer, pong)
+
+    def _on_amnesia(self, reason: str) -> None:
+        """What this node promised is not known any more: the replica is loaded no more, and its row says why."""
+        log.error("acceptor record lost", reason=reason)
 
     def _on_alarm(self, repository: RepoId, reason: str) -> None:
+        """An empty reason: it is well again."""
+        if not reason:
+            self._alarms.pop(repository, None)
+            return
         self._alarms[repository] = reason
         while len(self._alarms) > ALARMS_MAX:
             self._alarms.popitem(last=False)

@@ -5,10 +5,12 @@ from typing import assert_never
 
 import structlog
 
+from node.anti_entropy import AntiEntropy
 from node.config import Config
-from node.ports import Clock, Journal, NodeError, ObjectStore, Transport
-from node.protocol.change import PackRef
-from node.protocol.ids import Ballot, NodeId, RepoId
+from node.disk import Disk
+from node.ports import Journal, NodeError, ObjectStore, Transport
+from node.protocol.change import ChangeKind, PackRef
+from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
 from node.protocol.incarnations import newest
 from node.protocol.messages import (
     INLINE_PACK_BYTES_MAX,
@@ -16,6 +18,7 @@ from node.protocol.messages import (
     Abort,
     AcceptorPage,
     AcceptorRecords,
+    Branches,
     Claim,
     Commit,
     DirectReply,
@@ -60,27 +63,30 @@ class Serving:
     def __init__(
         self,
         config: Config,
-        clock: Clock,
+        disk: Disk,
         journal: Journal,
         store: ObjectStore,
         transport: Transport,
         registry: Registry,
         records: Records,
         staging: Staging,
+        *,
+        anti_entropy: AntiEntropy,
     ) -> None:
         self._config = config
-        self._clock = clock
+        self._disk = disk
         self._journal = journal
         self._store = store
         self._transport = transport
         self._registry = registry
         self._records = records
         self._staging = staging
+        self._anti_entropy = anti_entropy
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
-        if isinstance(message, Prepare) and self._store.free_bytes() < self._config.free_bytes_min:
-            return _no(message, self._journal.identity.incarnation, "disk full")
+        if isinstance(message, Prepare) and (reason := self._objection(message)):
+            return _no(message, self._journal.identity.incarnation, reason)
         try:
             replica = await self._registry.get(message.repository)
             return await replica.request(sender, message)
@@ -88,6 +94,11 @@ class Serving:
             log.error("request failed", sender=sender, kind=type(message).__name__, error=str(error))
             ballot = _ballot_of(message)
             return Refused(message.repository, ballot, ballot, str(error))
+
+    def _objection(self, message: Prepare) -> str:
+        """A deletion makes room, and is as small as a record: a disk that is short of room has it."""
+        short = self._disk.short and message.change.kind is not ChangeKind.DELETE
+        return self._disk.failed or ("disk full" if short else "")
 
     async def on_question(self, sender: NodeId, message: DirectRequest) -> DirectReply:
         """Everything that is asked by direct HTTP and answered by a message."""
@@ -103,6 +114,7 @@ class Serving:
                     lives.life,
                     lives.seen.get(sender),
                     lives.standing,
+                    root=await self._anti_entropy.root(),
                 )
             case Query(repository):
                 return (await self._registry.get(repository)).status()
@@ -111,6 +123,8 @@ class Serving:
             case Summaries(since):
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
+            case Branches(prefixes):
+                return await self._anti_entropy.page(prefixes)
             case Stage(repository, packs, holders):
                 problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)
@@ -162,8 +176,10 @@ class Serving:
 
     async def _history_page(self, repository: RepoId, since: int, limit: int) -> HistoryPage:
         replica = await self._registry.get(repository)
-        entries = await self._journal.history(repository, since, limit)
         register = replica.register
+        if replica.stopped:  # what is wrong with it may be its history
+            return HistoryPage(repository, (), ORIGIN, 0)
+        entries = await self._journal.history(repository, since, limit)
         packs = await self._riding_along(register, entries)
         return HistoryPage(repository, entries, register.position, register.floor, packs)
 

@@ -1,8 +1,7 @@
 """Noticing that a peer knows more: heartbeats carry its journal's sequence, summaries tell which repositories grew.
 
 The cost does not grow with idle repositories: only what changed after the last look is asked for. This is how a node that was
-away learns, without any command, what it missed; the background comparison of everything (R3, anti-entropy and scrub) belongs
-to the issue on evidence and will start from here.
+away learns, without any command, what it missed; the comparison of everything (R3) is in ``anti_entropy.py``.
 """
 
 import asyncio

@@ -7,6 +7,7 @@
     sockets      which ports are free, and who holds the others
     brokers      which broker to use, and the three ways to have one (``docker`` and ``rabbitmq`` are two of them)
     faults       kill and start single nodes and the broker, to try failures
+    drill        kill, pause and cut off one node at a time while pushes go on (drill_* are its parts)
     client       HTTP to a node
     status, repos, transactions, selfcheck, doctor     what the words say
     output       progress on stderr, results on stdout, exit codes

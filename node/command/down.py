@@ -51,7 +51,7 @@ def _remove(home: Home) -> None:
     for folder in [*home.folder.glob("node-*"), home.broker_folder]:
         if folder.is_dir():
             shutil.rmtree(folder)
-    for name in ("cluster.json", "passwords.json", "lock"):
+    for name in ("cluster.json", "passwords.json", "drill.lock", "lock"):
         (home.folder / name).unlink(missing_ok=True)
     if not any(home.folder.iterdir()):
         home.folder.rmdir()

@@ -5,6 +5,7 @@ write quorum, which may be out of reach while others are down.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from node.command import brokers, docker, processes
@@ -25,15 +26,15 @@ def kill_node(home: Home, name: str, output: Output) -> dict[str, Any]:
     return {"node": node.id, "killed": pid is not None, "pid": pid}
 
 
-def start_node(home: Home, name: str, output: Output) -> dict[str, Any]:
-    """Start one node and wait until it serves; one that runs already is no error."""
+def start_node(home: Home, name: str, output: Output, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Start one node and wait until it serves; one that runs already is no error. ``environ``: what it ran with before."""
     with home.locked():
         node = home.load().node(name)
         if processes.running(node) is not None:
             output.progress(f"{node.id} is running already")
             return {"node": node.id, "started": False}
         check_ports([node])
-        process = processes.start(node)
+        process = processes.start(node, environ=environ)
         with output.waiting(f"starting {node.id} …"):
             _wait_alive(node)
     output.progress(f"{node.id}: started (pid {process.pid})")

@@ -66,8 +66,8 @@ def identify(pid: int, created_at: float, argument: str) -> psutil.Process | Non
     return process if ours else None
 
 
-def start(node: NodePlace, command: Sequence[str] | None = None) -> psutil.Process:
-    """Start the node unless it runs; returns at once, before it is ready."""
+def start(node: NodePlace, command: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> psutil.Process:
+    """Start the node unless it runs; returns at once, before it is ready. ``environ``: not this command's own environment."""
     alive = running(node)
     if alive is not None:
         return alive
@@ -79,7 +79,7 @@ def start(node: NodePlace, command: Sequence[str] | None = None) -> psutil.Proce
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=node.folder,
-            env=node_environment(os.environ),
+            env=node_environment(os.environ if environ is None else environ),
             start_new_session=True,
         )
     # An own child that nobody has waited for: it is there, if only as a zombie.

@@ -55,20 +55,20 @@ def _ensure_repository(node: NodePlace) -> None:
 
 def _push_and_clone(folder: Path, through: NodePlace, other: NodePlace) -> dict[str, Any]:
     work = folder / "work"
-    _git(folder, "clone", "--quiet", clone_url(through.url, REPOSITORY), str(work))
+    run_git(folder, "clone", "--quiet", clone_url(through.url, REPOSITORY), str(work))
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     (work / "selfcheck.txt").write_text(f"{now} through {through.id}\n")
-    _git(work, "add", "selfcheck.txt")
-    _git(work, "commit", "--quiet", "--message", f"self-check {now}")
-    oid = _git(work, "rev-parse", "HEAD").stdout.strip()
+    run_git(work, "add", "selfcheck.txt")
+    run_git(work, "commit", "--quiet", "--message", f"self-check {now}")
+    oid = run_git(work, "rev-parse", "HEAD").stdout.strip()
     began = time.monotonic()
-    pushed = _git(work, "push", "origin", "HEAD:refs/heads/main")
+    pushed = run_git(work, "push", "origin", "HEAD:refs/heads/main")
     push_ms = (time.monotonic() - began) * 1000
-    _git(folder, "clone", "--quiet", "--branch", "main", clone_url(other.url, REPOSITORY), str(folder / "copy"))
-    got = _git(folder / "copy", "rev-parse", "HEAD").stdout.strip()
+    run_git(folder, "clone", "--quiet", "--branch", "main", clone_url(other.url, REPOSITORY), str(folder / "copy"))
+    got = run_git(folder / "copy", "rev-parse", "HEAD").stdout.strip()
     if got != oid:
         raise CommandError(f"pushed {oid} to {through.id}, but {other.id} served {got}: please report this")
-    _git(folder / "copy", "fsck", "--strict", "--full", "--no-progress")
+    run_git(folder / "copy", "fsck", "--strict", "--full", "--no-progress")
     remote = [line.removeprefix("remote:").strip() for line in pushed.stderr.splitlines() if line.startswith("remote:")]
     return {"oid": oid, "push_ms": round(push_ms, 1), "remote": [line for line in remote if line]}
 
@@ -85,7 +85,7 @@ def git_environment(home: Path) -> dict[str, str]:
 _IDENTITY = {"NAME": "gitquorum", "EMAIL": "selfcheck@gitquorum.invalid"}
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             ["git", "-c", "init.defaultBranch=main", "-c", "gc.auto=0", *arguments],
@@ -100,8 +100,13 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     except FileNotFoundError as error:
         raise CommandError("git is not installed; run: apt-get install git") from error
     except subprocess.TimeoutExpired as error:
-        raise CommandError(f"git {arguments[0]} did not finish within {GIT_TIMEOUT_S:.0f} s") from error
+        raise CommandError(f"git {_word(arguments)} did not finish within {GIT_TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:
         lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
-        raise CommandError(f"git {arguments[0]} failed: {' | '.join(lines[-3:]) or 'no reason given'}")
+        raise CommandError(f"git {_word(arguments)} failed: {' | '.join(lines[-3:]) or 'no reason given'}")
     return done
+
+
+def _word(arguments: tuple[str, ...]) -> str:
+    """The command's name, behind any ``-c name=value``."""
+    return arguments[2] if arguments[0] == "-c" else arguments[0]

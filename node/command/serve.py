@@ -21,9 +21,10 @@ from broker.direct import DirectTransport, HttpPeers
 from broker.direct_server import DirectServer
 from node.command.doctor import plain
 from node.config import Config
+from node.isolation import GatedEndpoint, GatedPeers, GatedTransport, Isolation
 from node.keys import KeyRefused, Keyring, read_private
 from node.logs import configure
-from node.ports import NodeError, Transport
+from node.ports import DirectEndpoint, NodeError, Peers, Transport
 from node.protocol.ids import NodeId
 from node.runtime import Runtime
 from node.storage.git import GitLimits
@@ -62,8 +63,12 @@ async def _serve(config: Config) -> None:
     journal = await asyncio.to_thread(SqliteJournal.open, config.data_dir, node=config.me, cluster=config.cluster)
     store = await asyncio.to_thread(DiskObjects, config.data_dir, _limits(config))
     codec = Codec(config.cluster, config.me, journal.identity.incarnation, signer, members=config.voters.nodes)
-    peers = HttpPeers(codec, config.urls)
-    transport = _transport(config, codec, peers)
+    http_peers = HttpPeers(codec, config.urls)
+    peers: Peers = http_peers
+    transport = _transport(config, codec, http_peers)
+    isolation = Isolation() if config.drill_token else None
+    if isolation is not None:
+        transport, peers = GatedTransport(transport, isolation), GatedPeers(peers, isolation)
     runtime = Runtime(
         config,
         clock=SystemClock(),
@@ -74,13 +79,16 @@ async def _serve(config: Config) -> None:
         transport=transport,
         peers=peers,
     )
-    direct = DirectServer(
+    direct: DirectEndpoint = DirectServer(
         codec,
         transport_handler=runtime.serving.on_request if config.transport == "direct" else None,
         direct_handler=runtime.serving.on_question,
         fetch_handler=runtime.serving.on_fetch,
     )
-    app = create_app(runtime.service, config, direct=direct, smart_http=SmartHttp(runtime.service, config))
+    if isolation is not None:
+        direct = GatedEndpoint(direct, isolation)
+    smart_http = SmartHttp(runtime.service, config)
+    app = create_app(runtime.service, config, direct=direct, smart_http=smart_http, isolation=isolation, care=runtime.care)
     try:
         await runtime.start()
         await serve_http(app, config)

@@ -11,6 +11,7 @@ from enum import Enum
 from node.protocol.acceptor import Accepted
 from node.protocol.certificate import Certificate, Statement, StatementKind
 from node.protocol.change import Change, PackRef
+from node.protocol.hash_tree import PREFIXES_MAX, Branch, check_prefix
 from node.protocol.ids import Ballot, Digest, NodeId, Position, RepoId, TxnId
 from node.protocol.incarnations import Incarnations
 from node.protocol.names import check_repo_id, check_txn_id
@@ -222,6 +223,8 @@ class Pong:
     """The newest life of the asking node that the answering one has seen."""
     standing: Standing | None = None
     """What the answering node's journal is worth (``standing.py``)."""
+    root: str = ""
+    """Of the tree of hashes over all committed positions (R3); empty: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +308,8 @@ class Status:
     """Those of other nodes that this voter had stored when it answered (R4)."""
     life: Life | None = None
     """Where its journal stood."""
+    set_aside: str = ""
+    """Why this replica neither votes nor serves reads: its answer is for people, and counts for nothing (R3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +374,26 @@ class SummaryPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Branches:
+    """R3: what is below these branches of your tree of hashes?"""
+
+    prefixes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.prefixes) <= PREFIXES_MAX:
+            raise ValueError(f"1 to {PREFIXES_MAX} branches are asked for at once")
+        for prefix in self.prefixes:
+            check_prefix(prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchPage:
+    """The answer, branch for branch."""
+
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """What do you know of this transaction?"""
 
@@ -403,6 +428,6 @@ class Fetch:
 
 TransportRequest = Claim | Prepare | Abort | Commit
 TransportReply = Promise | Refused | Vote | Acknowledged
-DirectRequest = Stage | Ping | Query | History | Summaries | Transaction | Fetch | Enrol | AcceptorRecords
-DirectReply = Staged | Pong | Status | HistoryPage | SummaryPage | TransactionReport | Enrolment | AcceptorPage
+DirectRequest = Stage | Ping | Query | History | Summaries | Branches | Transaction | Fetch | Enrol | AcceptorRecords
+DirectReply = Staged | Pong | Status | HistoryPage | SummaryPage | BranchPage | TransactionReport | Enrolment | AcceptorPage
 Message = TransportRequest | TransportReply | DirectRequest | DirectReply

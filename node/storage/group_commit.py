@@ -113,6 +113,10 @@ class GroupCommit:
                 self._flush_at = time.monotonic() + self._linger_s
                 self._wake.notify()
 
+    def fail(self, reason: str) -> None:
+        """Refuse every write from now on, those that wait included."""
+        self.failure = self.failure or f"no more writes are taken until the node is started again: {reason}"
+
     def close(self) -> None:
         """Write what waits, end the thread, close the connection. Blocking; may be called again."""
         with self._wake:

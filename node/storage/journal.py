@@ -2,10 +2,11 @@
 
 This file is the front: it turns the port's questions and writes into work for the threads behind it.
 
-    journal_rows.py    rows and their checksums
+    journal_rows.py    rows and their checksums               journal_care.py   what scrub and repair ask (verify, mend)
     journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
     group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
     journal_lives.py   whose life it is, who rejoined
+    journal_lost.py    one that cannot be trusted at start
     deferred.py        what waits for somebody else's fsync   lock.py            one process per data directory
 
 Durable when the call returns: ``write`` and ``stop_voting``. Durable soon (``LINGER_S``, or with the next write), and visible
@@ -32,9 +33,11 @@ from node.protocol.register import Register
 from node.storage import journal_reads as reads
 from node.storage.deferred import Deferred, Notes
 from node.storage.group_commit import LINGER_S, WAITING_MAX, GroupCommit
+from node.storage.journal_care import SqliteCare
 from node.storage.journal_codec import to_text
 from node.storage.journal_lives import SqliteLives
-from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database
+from node.storage.journal_lost import open_or_lose
+from node.storage.journal_schema import FILE_NAME, FOLDER_NAME
 from node.storage.journal_writes import OpWrite, keep_notes, stop_voting, trim_transactions
 from node.storage.lock import DataDirectoryLock
 
@@ -75,6 +78,8 @@ class SqliteJournal:
         )
         self.lives.begin(self._writer.submit, self._reads.run)
 
+        self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit)
+
     @classmethod
     def open(
         cls,
@@ -90,12 +95,13 @@ class SqliteJournal:
 
         Raises:
             DataDirectoryInUse: another process holds it.
-            JournalRefused: another node's or cluster's, of an unknown format, or damaged.
+            JournalRefused: another node's or cluster's, or of an unknown format. One that is damaged is kept aside, and the
+                node has to rejoin (``journal_lost.py``).
             StorageError: the disk cannot be used.
         """
         lock = DataDirectoryLock.take(data_dir)
         try:
-            connection, identity = open_database(data_dir, node, cluster)
+            connection, identity = open_or_lose(data_dir, node, cluster)
         except BaseException:
             lock.release()
             raise
@@ -123,9 +129,11 @@ class SqliteJournal:
         return self._writer.commits
 
     @property
-    def failure(self) -> str | None:
-        """Why no more writes are taken, or ``None``: for health."""
-        return self._writer.failure
+    def failed(self) -> str:
+        return self._writer.failure or ""
+
+    def fail(self, reason: str) -> None:
+        self._writer.fail(reason)
 
     async def write(
         self,
@@ -213,6 +221,10 @@ class SqliteJournal:
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None:
         return self._deferred.transaction(txn) or await self._ask(lambda db: reads.transaction(db, txn))
+
+    @property
+    def care(self) -> SqliteCare:
+        return self._care
 
     @property
     def damages(self) -> Sequence[JournalDamaged]:

@@ -71,6 +71,13 @@ def count_start(db: sqlite3.Connection) -> None:
     db.execute("COMMIT")
 
 
+def mark_lost(db: sqlite3.Connection, reason: str, at_ms: int) -> None:
+    """Inside a transaction, before anything is said: what this journal holds is not all that was written."""
+    row = (State.REJOINING.value, reason, at_ms, State.REJOINING.value)
+    db.execute("UPDATE life SET state = ?, reason = ?, since_ms = ? WHERE state != ?", row)
+    _seal(db)
+
+
 def _sum(db: sqlite3.Connection) -> int:
     row = db.execute("SELECT boot, nonce, state, founders, reason, since_ms, tried FROM life").fetchone() or ()
     enrolled = db.execute("SELECT node, incarnation, life FROM enrolled ORDER BY node").fetchall()

@@ -9,7 +9,8 @@ References: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#
 
 import os
 import sqlite3
-from functools import partial
+from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -160,25 +161,46 @@ def sync_directory(path: Path) -> None:
 
 def _open(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identity:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if mode != "wal" and tables:
+        raise JournalDamaged(None, DamagedPart.DATABASE, f"it has the journal mode {mode!r}")
     if mode != "wal":
         raise JournalRefused(f"the journal's file system cannot do write-ahead logging (journal mode {mode!r})")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise JournalDamaged(None, DamagedPart.DATABASE, str(verdict))
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables:
         _create(connection, node, cluster)
     elif "identity" not in tables:
         raise JournalRefused("this is no journal of gitquorum")
-    return _identity(connection, node, cluster)
+    identity = _identity(connection, node, cluster)
+    if _schema(connection) != _expected():
+        raise JournalDamaged(None, DamagedPart.DATABASE, "its tables are not those that were made")
+    return identity
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+
+
+@cache
+def _expected() -> list[tuple[object, ...]]:
+    """What SQLite remembers of the statements that make a journal: a flipped letter there renames a column."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _make_tables(connection)
+        return _schema(connection)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in TABLES.split(";\n"):
+        connection.execute(statement)
+    journal_lives.create(connection)
 
 
 def _create(connection: sqlite3.Connection, node: NodeId, cluster: str) -> None:
     """All or nothing: a crash leaves an empty file, which is created again."""
     connection.execute("BEGIN IMMEDIATE")
-    for statement in TABLES.split(";\n"):
-        connection.execute(statement)
-    journal_lives.create(connection)
+    _make_tables(connection)
     row = (SCHEMA, str(node), cluster, str(uuid4()), 1)
     connection.execute("INSERT INTO identity VALUES (1, ?, ?, ?, ?, ?, ?)", (*row, row_sum("identity", *row)))
     connection.execute("COMMIT")
@@ -186,7 +208,7 @@ def _create(connection: sqlite3.Connection, node: NodeId, cluster: str) -> None:
 
 def _identity(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identity:
     (schema,) = connection.execute("SELECT schema FROM identity").fetchone() or (None,)
-    if schema != SCHEMA:
+    if schema != SCHEMA and not _flipped(connection):
         raise JournalRefused(f"the journal has format {schema}, this program knows {SCHEMA} only; start the matching version")
     *row, kept_sum = connection.execute("SELECT schema, node, cluster, journal, incarnation, sum FROM identity").fetchone()
     if row_sum("identity", *row) != kept_sum:
@@ -197,3 +219,12 @@ def _identity(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Ide
     if home != cluster:
         raise JournalRefused(f"the journal belongs to cluster {home!r}, not to {cluster!r}; check cluster and data_dir")
     return Identity(node, cluster, journal, incarnation)
+
+
+def _flipped(connection: sqlite3.Connection) -> bool:
+    """Whether the format's number is wrong because it was changed, not because it is another program's."""
+    try:
+        *row, kept_sum = connection.execute("SELECT schema, node, cluster, journal, incarnation, sum FROM identity").fetchone()
+    except (sqlite3.Error, TypeError):
+        return False  # a format without these columns
+    return bool(row_sum("identity", SCHEMA, *row[1:]) == kept_sum)

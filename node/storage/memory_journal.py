@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
+from node.ports import DamagedPart, DiskRefused, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef
@@ -20,6 +20,7 @@ from node.protocol.quorum import VoterSet
 from node.protocol.register import EMPTY, Register
 from node.storage.deferred import Deferred, Notes
 from node.storage.journal_writes import check_step
+from node.storage.memory_care import MemoryCare
 from node.storage.memory_lives import MemoryLives
 
 TRANSACTIONS_MAX = 100_000
@@ -53,6 +54,7 @@ class MemoryJournal:
         """Writes that changed something."""
         self.damaged: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
         """Put something in, and ``damages`` tells of it."""
+        self._care = MemoryCare(self)
         self._transactions_max = transactions_max
         self._rows: dict[RepoId, _Row] = {}
         self._sequence = 0
@@ -63,6 +65,13 @@ class MemoryJournal:
     @property
     def sequence(self) -> int:
         return self._sequence
+
+    @property
+    def failed(self) -> str:
+        return "" if self.failure is None or isinstance(self.failure, DiskRefused) else str(self.failure)
+
+    def fail(self, reason: str) -> None:
+        self.failure = self.failure or StorageError(reason)
 
     @property
     def identity(self) -> Identity:
@@ -130,6 +139,10 @@ class MemoryJournal:
         """Write what was noted before."""
         await self._turn()
         self._written(counts=bool(len(self._deferred)))
+
+    @property
+    def care(self) -> MemoryCare:
+        return self._care
 
     @property
     def damages(self) -> Sequence[JournalDamaged]:

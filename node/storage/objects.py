@@ -16,14 +16,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from pathlib import Path
 from typing import IO
 
+from node.ports import DiskRefused, Finding, Spend
 from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.ids import Oid, TxnId
 from node.protocol.messages import InlinePack
 from node.protocol.names import RepositoryName
 from node.protocol.register import Register
+from node.storage import view
 from node.storage.git import Git, GitLimits
 from node.storage.indexer import Indexer
-from node.storage.packindex import NEW_PACKS, write_index
+from node.storage.packindex import NEW_PACKS, rewrite_index, write_index
 from node.storage.payloads import Stage
 from node.storage.quarantine import Desk, Intake
 from node.storage.repository import HOME, QUARANTINE, STAGE, TRASH, Repositories, Sources
@@ -42,10 +44,11 @@ class DiskObjects:
     def __init__(self, data_dir: Path, limits: GitLimits) -> None:
         self._data_dir = data_dir.resolve()
         self._limits = limits
-        self._free, self._free_at = 0, -FREE_S
         for folder in (QUARANTINE, STAGE, TRASH):
             (self._data_dir / folder).mkdir(parents=True, exist_ok=True)
         Indexer.make_home(self._data_dir / HOME)
+        self._closed = False
+        self._free, self._free_at = shutil.disk_usage(self._data_dir).free, time.monotonic()
         self._threads = Threads(limits.pushes_max + limits.fetches_max + THREADS_SPARE)
         self._git = Git(self._data_dir / HOME, limits, self._threads)
         self._repositories = Repositories(self._data_dir)
@@ -129,12 +132,60 @@ class DiskObjects:
     async def size_bytes(self, name: str) -> int:
         return await self._threads.run(self._repositories.size_bytes, name)
 
+    # ------------------------------------------------------------ scrub and repair
+
+    async def verify_refs(self, register: Register) -> Sequence[Finding]:
+        return await self._threads.run(view.verify_refs, self._repositories, register)
+
+    async def verify_pack(self, name: str, pack: PackRef, spend: Spend) -> Finding | None:
+        files = await self._threads.run(view.pack_files, self._repositories, name, pack)
+        if not files:
+            return Finding("pack", f"{pack.name} is not here in full length", pack)
+        for path, part, wanted in files:
+            if await self._hashed(path, spend) != wanted:
+                return Finding(part, f"{pack.name} is not what was written", pack)
+        return None
+
+    async def _hashed(self, path: Path, spend: Spend) -> str:
+        try:
+            hashing = await self._threads.run(view.Hashing, path)
+        except DiskRefused:
+            return ""
+        try:
+            while count := await self._threads.finish(hashing.step):
+                await spend(count)
+        except DiskRefused:
+            return ""  # the disk cannot read it: as bad as if it had read something else
+        finally:
+            hashing.close()
+        return hashing.hexdigest()
+
+    async def verify_objects(self, name: str) -> Finding | None:
+        return await self._threads.finish(view.verify_objects, self._git, self._repositories, name)
+
+    async def mend_refs(self, register: Register) -> None:
+        await self._threads.finish(self._repositories.rewrite, register)
+        if register.exists:
+            await self._threads.finish(self._repositories.sync, register.name)
+            folder = self._repositories.need(register.name)
+            await self._threads.finish(rewrite_index, self._git, folder)
+
+    async def mend_pack(self, name: str, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
+        await self._threads.finish(self._stage.forget, pack)  # it may be the very file that is damaged, by another name
+        await self._stage.fetch(pack, read)
+        await self._threads.finish(self._repositories.restore_pack, name, pack, self._stage.folder)
+
     def free_bytes(self) -> int:
-        """As it was within the last second: every prepare asks, and a disk may take its time to answer."""
+        """As it was when somebody last asked, at most a second or so ago where anybody asks: every prepare does, and a disk may
+        take its time to answer. So this answers at once, and a worker thread looks again."""
         now = time.monotonic()
-        if now - self._free_at > FREE_S:
-            self._free, self._free_at = shutil.disk_usage(self._data_dir).free, now
+        if now - self._free_at > FREE_S and not self._closed:
+            self._free_at = now
+            self._threads.submit(self._look_at_room)
         return self._free
+
+    def _look_at_room(self) -> None:
+        self._free = shutil.disk_usage(self._data_dir).free
 
     def _spare_bytes(self) -> int:
         return self.free_bytes() - self._limits.free_bytes_min
@@ -172,6 +223,7 @@ class DiskObjects:
 
     async def close(self) -> None:
         """End downloads, warm processes and threads; what is under way in a thread is finished."""
+        self._closed = True
         await self._stage.close()
         await self._indexer.close()
         self._threads.close()

@@ -27,3 +27,11 @@ def write_index(git: Git, folder: Path) -> bool:
     finally:
         spawned.end()
     return code == 0
+
+
+def rewrite_index(git: Git, folder: Path) -> None:
+    """Made again, if there is one: a damaged one is not read. In a worker thread."""
+    path = folder / "objects" / "pack" / "multi-pack-index"
+    if path.exists():
+        path.unlink()
+        write_index(git, folder)

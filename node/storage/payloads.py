@@ -15,20 +15,22 @@ Dictionaries belong to the loop; files are touched in worker threads.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.ports import Busy, DiskRefused, PackRefused
+from node.ports import Busy, DiskFull, PackRefused
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import Digest
 from node.protocol.messages import InlinePack
+from node.storage.files import fsync, write_all
 from node.storage.packfile import verify_files, verify_small
-from node.storage.repository import fsync, holds
+from node.storage.repository import holds
 from node.storage.threads import Threads, outlast
 
 MEMORY_BYTES_MAX = 64 * 1024**2
@@ -215,14 +217,19 @@ class Stage:
     def has(self, pack: PackRef) -> bool:
         return pack.sha256 not in self._dying and holds(self.base(pack), pack)
 
+    def forget(self, pack: PackRef) -> None:
+        """What is here of it cannot be trusted; in a thread."""
+        self._unlink([pack.sha256])
+
     def adopt(self, folder: Path, pack: PackRef) -> None:
         """Take pack and index out of a quarantine, durably; in a thread."""
-        for suffix in (".pack", ".idx"):
-            source = folder / f"{pack.name}{suffix}"
-            if source.exists():
-                fsync(source)
-                source.replace(self.folder / f"{pack.sha256}{suffix}")
-        fsync(self.folder)
+        with self._or_nothing(pack):
+            for suffix in (".pack", ".idx"):
+                source = folder / f"{pack.name}{suffix}"
+                if source.exists():
+                    fsync(source)
+                    source.replace(self.folder / f"{pack.sha256}{suffix}")
+            fsync(self.folder)
 
     async def fetch(self, pack: PackRef, read: Read) -> None:
         """Download what is not here. Callers that want the same pack share one download; it ends with its last caller."""
@@ -250,7 +257,7 @@ class Stage:
 
     async def _download(self, pack: PackRef, read: Read) -> None:
         if pack.size_bytes + pack.index_size_bytes > self._spare_bytes():
-            raise DiskRefused("disk full")
+            raise DiskFull("disk full")
         parts = [self.folder / f"{pack.sha256}{suffix}.part" for suffix in (".pack", ".idx")]
         sizes = (pack.size_bytes, pack.index_size_bytes)
         for part, size, index in zip(parts, sizes, (False, True), strict=True):
@@ -292,11 +299,23 @@ class Stage:
             part.unlink()
             index_part.unlink()
             raise
-        for source, suffix in ((part, ".pack"), (index_part, ".idx")):
-            source.chmod(0o444)
-            fsync(source)
-            source.replace(self.folder / f"{pack.sha256}{suffix}")
-        fsync(self.folder)
+        with self._or_nothing(pack):
+            for source, suffix in ((part, ".pack"), (index_part, ".idx")):
+                source.chmod(0o444)
+                fsync(source)
+                source.replace(self.folder / f"{pack.sha256}{suffix}")
+            fsync(self.folder)
+
+    @contextlib.contextmanager
+    def _or_nothing(self, pack: PackRef) -> Iterator[None]:
+        """What could not be made durable is dropped, to be received or fetched anew: after a failed fsync the next one
+        succeeds, whatever became of the bytes, so a download that is resumed would be believed."""
+        try:
+            yield
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._unlink([pack.sha256])
+            raise
 
     async def close(self) -> None:
         """End the downloads; their parts stay for the next start, if the journal still names them."""
@@ -328,7 +347,7 @@ def _usable(part: Path, size: int) -> int:
 
 def _append(part: Path, piece: bytes) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "ab", buffering=0) as file:
-        written = 0
-        while written < len(piece):
-            written += file.write(memoryview(piece)[written:]) or 0
+    try:
+        write_all(descriptor, piece)
+    finally:
+        os.close(descriptor)

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
-from node.ports import Busy, DiskRefused, PackRefused
+from node.ports import Busy, DiskFull, DiskRefused, PackRefused
 from node.protocol.change import PackRef, RefUpdate
 from node.protocol.ids import Oid, RefName, TxnId
 from node.protocol.messages import INLINE_PACK_BYTES_MAX, InlinePack
@@ -96,7 +96,7 @@ class Intake:
     async def receive(self, chunks: AsyncIterator[bytes]) -> "Received":
         """See ``ports.QuarantineIntake``."""
         if self._desk.spare_bytes() <= 0:
-            raise DiskRefused("disk full")
+            raise DiskFull("disk full")
         head, complete = await _beginning(chunks)
         if complete and is_empty_pack(head):
             return self._received(None, (), (), frozenset())
@@ -140,7 +140,7 @@ class Intake:
                 if fed - looked > DISK_LOOK_BYTES:
                     looked = fed
                     if self._desk.spare_bytes() <= 0:
-                        raise DiskRefused("disk full")
+                        raise DiskFull("disk full")
                 if not going or not (going := await process.feed(chunk)):
                     break
         process.end_input()
@@ -167,7 +167,7 @@ class Intake:
 
     def _refusal(self, code: int, errors: str, folder: Path) -> PackRefused | DiskRefused:
         if "No space left on device" in errors or "Disk quota exceeded" in errors:
-            return DiskRefused("disk full")
+            return DiskFull("disk full")
         words = git_words(errors)
         if "did not receive expected object" in words and not self._has_all(self._shallow):
             return PackRefused("shallow update not allowed")

@@ -22,6 +22,7 @@ from dulwich.refs import write_packed_refs
 
 from node.protocol.ids import RefName
 from node.protocol.register import Ref
+from node.storage.files import write_anew
 
 LOOSE_UPDATES_MAX = 16
 """More updates than this at once rewrite ``packed-refs``: one file instead of many."""
@@ -89,10 +90,10 @@ class RefFiles:
         for namespace in NAMESPACES:
             (self._folder / "refs" / namespace).mkdir(parents=True, exist_ok=True)
 
-    def point_head(self, ref: RefName) -> None:
-        """HEAD as a symbolic ref; untouched on disk if it says so already, but synced anyway."""
+    def point_head(self, ref: RefName, *, anew: bool = False) -> None:
+        """HEAD as a symbolic ref; untouched on disk if it says so already and not ``anew``, but synced anyway."""
         path, text = self._folder / "HEAD", f"ref: {ref}\n".encode()
-        if path.is_symlink() or not path.is_file() or path.read_bytes() != text:
+        if anew or path.is_symlink() or not path.is_file() or path.read_bytes() != text:
             self._write(path, text)
         self._touched.file(path)
 
@@ -154,9 +155,5 @@ class RefFiles:
             self._touched.entry(parent)
 
     def _write(self, path: Path, text: bytes) -> None:
-        lock = path.with_name(path.name + ".lock")
-        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "wb", buffering=0) as file:
-            file.write(text)
-        lock.replace(path)
+        write_anew(path, path.with_name(path.name + ".lock"), text)
         self._touched.file(path)

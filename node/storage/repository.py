@@ -5,8 +5,9 @@ V6 of docs/protocol: applying a change is idempotent and safe to cut at any step
 A repository is made aside and renamed into place; a deleted one is renamed into ``.trash`` and removed at leisure.
 
 Nothing is fsynced while applying, since the journal holds all of it; ``sync`` makes durable what was touched since the
-last one. After a crash the journal replays (``apply`` again, ``materialise``): small packs are compared byte by byte,
-because a rename may have survived a power cut that the bytes did not.
+last one. After a crash, and after a ``sync`` that failed, the journal replays (``apply`` again, ``materialise``): both write
+small packs, refs, HEAD and configuration anew, into new files, whatever is there. A rename may have survived a power cut that
+the bytes did not; and what can be read back after a failed fsync need not be on the disk, though the next fsync succeeds.
 
 Runs in worker threads. Locks are striped by name: two repositories may share one, one never has two.
 """
@@ -27,6 +28,7 @@ from node.protocol.ids import Digest, RefName, RepoId
 from node.protocol.messages import InlinePack
 from node.protocol.names import RepositoryName
 from node.protocol.register import Register
+from node.storage.files import fsync, write_anew
 from node.storage.refs import NAMESPACES, RefFiles, Touched
 
 QUARANTINE = ".quarantine"
@@ -140,10 +142,33 @@ class Repositories:
             if not register.exists:
                 self._remove(register.name)
                 return
-            files = RefFiles(self._ensure(register.name, register.head), self._touched_of(register.name))
+            touched = self._touched_of(register.name)
+            folder = self._ensure(register.name, register.head)
+            _complete(folder)
+            _touch_all(folder, touched)
+            files = RefFiles(folder, touched)
             files.replace(register.refs)
-            files.point_head(register.head)
+            files.point_head(register.head, anew=True)
             self._loose[register.name] = 0
+
+    def rewrite(self, register: Register) -> None:
+        """``materialise`` over whatever a damaged disk has made of it: configuration and folders too."""
+        if not register.name:
+            return
+        with self._lock(register.name):
+            folder = self.path(register.name)
+            if register.exists and folder.is_dir() and not folder.is_symlink():
+                _clear_the_way(folder)
+                _complete(folder)
+                _touch_all(folder, self._touched_of(register.name))
+            self.materialise(register)
+
+    def restore_pack(self, name: str, pack: PackRef, stage: Path) -> None:
+        """Put the staged files in the place of what is there, durably."""
+        with self._lock(name):
+            base = self.need(name) / "objects" / "pack" / pack.name
+            _link_staged(base, pack, stage)
+            fsync(base.parent)
 
     def _ensure(self, name: str, head: RefName) -> Path:
         """The repository's folder, made if it is not there, made whole if a power cut left half of one."""
@@ -272,7 +297,15 @@ def _complete(folder: Path) -> None:
     """All but HEAD and refs, which are written from the register."""
     for part in ("objects/pack", "objects/info", *(f"refs/{namespace}" for namespace in NAMESPACES)):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    (folder / "config").write_bytes(CONFIG)
+    write_anew(folder / "config", folder / "config.lock", CONFIG)
+
+
+def _clear_the_way(folder: Path) -> None:
+    """Where this program has a file there is no folder, and the other way round; nothing is a symbolic link."""
+    for name, is_folder in (("HEAD", False), ("config", False), ("packed-refs", False), ("refs", True), ("objects", True)):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and path.is_dir() != is_folder):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _touch_all(path: Path, touched: Touched) -> None:
@@ -305,41 +338,16 @@ def _size(base: Path, suffix: str) -> int:
         return -1
 
 
-def fsync(path: Path) -> None:
-    """fsync a file or directory; one that is gone needs none (its directory is synced too)."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _add_pack(folder: Path, pack: PackRef, sources: Sources, touched: Touched) -> None:
     base = folder / pack.name
     small = sources.small.get(pack.sha256)
     if small is not None:
-        _write_small(folder, base.with_name(pack.name + ".pack"), small.pack)
-        _write_small(folder, base.with_name(pack.name + ".idx"), small.index)
+        for suffix, content in ((".pack", small.pack), (".idx", small.index)):
+            write_anew(base.with_name(pack.name + suffix), folder / f"tmp_{secrets.token_hex(8)}", content, 0o444)
     elif not holds(base, pack):
         _link_staged(base, pack, sources.stage)
     touched.file(base.with_name(pack.name + ".pack"))
     touched.file(base.with_name(pack.name + ".idx"))
-
-
-def _write_small(folder: Path, path: Path, content: bytes) -> None:
-    try:
-        if path.read_bytes() == content:
-            return
-    except FileNotFoundError:
-        pass
-    temporary = folder / f"tmp_{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-    with open(descriptor, "wb", buffering=0) as file:
-        file.write(content)
-    temporary.replace(path)
 
 
 def _link_staged(base: Path, pack: PackRef, stage: Path) -> None:
@@ -350,4 +358,7 @@ def _link_staged(base: Path, pack: PackRef, stage: Path) -> None:
     for suffix in (".pack", ".idx"):
         temporary = base.with_name(f"tmp_{secrets.token_hex(8)}")
         os.link(staged.with_name(staged.name + suffix), temporary)
-        temporary.replace(base.with_name(base.name + suffix))
+        try:
+            temporary.replace(base.with_name(base.name + suffix))
+        finally:
+            temporary.unlink(missing_ok=True)  # rename(2) does nothing, and says so to nobody, between links of one file

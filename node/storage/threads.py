@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from node.ports import DiskRefused
+from node.ports import DiskFailed, DiskFull, DiskRefused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,5 +69,5 @@ async def outlast(work: "asyncio.Future[T]") -> None:
 def refusal(error: OSError) -> DiskRefused:
     """In words that name no path of this machine."""
     if error.errno in _FULL:
-        return DiskRefused("disk full")
-    return DiskRefused(f"disk failure: {error.strerror or type(error).__name__}")
+        return DiskFull("disk full")
+    return DiskFailed(f"disk failure: {error.strerror or type(error).__name__}")

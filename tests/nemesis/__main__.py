@@ -10,10 +10,14 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 from tests.nemesis.faults import KINDS
 from tests.nemesis.field import missing
-from tests.nemesis.run import Summary, Wish, new_folder, run, write
+from tests.nemesis.history import History, read
+from tests.nemesis.linearizability import Verdict, check
+from tests.nemesis.repository_model import RepositoryModel, calls_of
+from tests.nemesis.run import Summary, Wish, explained, new_folder, run, write
 
 
 def main() -> int:
@@ -26,8 +30,11 @@ def main() -> int:
     parser.add_argument(
         "--json", action="store_true", help="the summary as JSON on standard output; progress is on standard error"
     )
+    parser.add_argument("--judge", type=Path, metavar="HISTORY", help="run nothing: is this history.jsonl linearizable?")
     parser.add_argument("--keep", action="store_true", help="keep the data also of a good run")
     options = parser.parse_args()
+    if options.judge is not None:
+        return judge(options.judge)
     if why := missing():
         sys.stderr.write(f"{why}\n")
         return 2
@@ -51,6 +58,18 @@ def main() -> int:
     else:
         sys.stderr.write(f"data: {folder} (history.jsonl, summary.json, cluster/node-*/log; disks are images to mount)\n")
     return 0 if summary.good else 1
+
+
+def judge(file: Path) -> int:
+    """Look again at what a run recorded."""
+    history = History()
+    history.operations += read(file)
+    bad = 0
+    for name, operations in sorted(history.by_repository().items()):
+        finding = check(RepositoryModel(), calls_of(operations))
+        bad += finding.verdict is not Verdict.LINEARIZABLE
+        sys.stdout.write(f"{name}: {len(operations)} operations, {explained(finding)}\n")
+    return int(bad > 0)
 
 
 async def _interruptible(wish: Wish, say: object) -> Summary:

@@ -190,7 +190,7 @@ def _of_push(status: int, headers: Mapping[str, str], data: bytes) -> Told:
     reasons = sorted({reason for reason in report.refs.values() if reason != "ok"})
     if not reasons:
         return told_committed(report.remote)
-    return told_refused(" | ".join(reasons))
+    return told_refused(" | ".join([*reasons, *([report.unpack] if report.unpack != "ok" else [])]))
 
 
 def told_committed(remote: str) -> Told:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -32,6 +33,9 @@ SHORT_HOLD_S = (0.3, 4.0)
 DEATH_WAIT_S = 25.0
 """How long an armed node may take to come to its fault point."""
 ALARM_WAIT_S = 10.0
+REPAIR_TIMEOUT_S = 120.0
+REJOIN_TIMEOUT_S = 180.0
+"""For as long as the other hand may cut it off from a majority, and what it has to learn."""
 
 
 @dataclass
@@ -59,7 +63,9 @@ class Kind:
     hand: str
     act: Act
     needs: str = ""
-    """``disks`` or ``clocks`` of the field."""
+    """``disks``, ``clocks``, ``rejoining`` or ``repair`` of the field."""
+    times: int = 2
+    """How often it is in a deck: less often where it stops all writes for long (a broker may take half a minute to start)."""
 
 
 # ---------------------------------------------------------------- nodes
@@ -178,6 +184,93 @@ async def _offset_shown(field: Field, number: int, offset_s: int) -> int:
         return 0
     shown_s = (datetime.fromisoformat(health["timestamp"]) - datetime.now(UTC)).total_seconds()
     return int(abs(shown_s - offset_s) < 10)
+
+
+async def wipe(scene: Scene) -> int:
+    """A node loses everything on its disk and comes back: it must learn that, and rejoin, before it is worth a vote."""
+    number = scene.node()
+    before = await scene.field.incarnation(number)
+    await scene.field.kill(number)
+    await asyncio.to_thread(scene.field.wipe, number)
+    await scene.hold(0.0, 3.0)
+    return await _rejoined(scene, number, before)
+
+
+async def restore(scene: Scene) -> int:
+    """A node comes back with what it had some time ago: others know more of it than it does."""
+    number = scene.node()
+    field = scene.field
+    await field.kill(number)
+    await asyncio.to_thread(field.keep_copy, number)
+    await field.start(number)
+    before, had = await field.incarnation(number), await field.versions(number)
+    await scene.hold(4.0, 10.0)
+    has = await field.versions(number)
+    await field.kill(number)
+    await asyncio.to_thread(field.restore_copy, number)
+    if had == has:  # nothing was lost: it may come back as it is
+        await field.start(number)
+        return 0
+    return await _rejoined(scene, number, before)
+
+
+async def _rejoined(scene: Scene, number: int, before: int) -> int:
+    """1 if it did so under a new incarnation. Until it has, nobody else may lose anything: this waits as long as it takes."""
+    await scene.field.start(number, wait=False)
+    give_up_at = time.monotonic() + REJOIN_TIMEOUT_S
+    while time.monotonic() < give_up_at:
+        if (await scene.field.get(number, "/readyz"))[0] == 200 and await scene.field.incarnation(number) > before:
+            return 1
+        await asyncio.sleep(0.3)
+    raise RuntimeError(
+        f"node-{number} has not rejoined within {REJOIN_TIMEOUT_S:g} s: {(await scene.field.get(number, '/health'))[1]}"
+    )
+
+
+async def flip(scene: Scene) -> int:
+    """A bit changes in a pack, an index, a loose object or a ref of a running node; looked for at once, it is found, and the
+    repository made whole from the others."""
+    number = scene.node()
+    names = [name for name in await scene.field.versions(number) if name.startswith("steady/")]
+    if not names:
+        return 0
+    name = scene.rng.choice(sorted(names))
+    flipped = await asyncio.to_thread(_flip, scene, number, name)
+    if not flipped:
+        return 0
+    _, first = await scene.field.get(number, f"/repair/{name}")
+    struck = int(bool(first) and bool(first.get("found")))
+    give_up_at = time.monotonic() + REPAIR_TIMEOUT_S
+    while time.monotonic() < give_up_at:
+        await scene.field.post(number, f"/repair/{name}")
+        status, left = await scene.field.get(number, f"/repair/{name}")
+        if status == 200 and not left["found"]:
+            return struck
+        await asyncio.sleep(1)
+    raise RuntimeError(f"node-{number} has not repaired {name} ({flipped}) within {REPAIR_TIMEOUT_S:g} s: {left}")
+
+
+def _flip(scene: Scene, number: int, name: str) -> str:
+    """Where; empty if there was nothing to be had."""
+    bare = scene.field.nodes[number].place.data / f"{name}.git"
+    files = [path for path in bare.rglob("*") if path.is_file() and _damageable(path.relative_to(bare))]
+    with suppress(FileNotFoundError, ValueError):  # it was just replaced, or is empty
+        path = scene.rng.choice(sorted(files))
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            at = scene.rng.randrange(path.stat().st_size)
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 1 << scene.rng.randrange(8)]))
+        return f"{path.relative_to(bare)} byte {at}"
+    return ""
+
+
+def _damageable(path: Path) -> bool:
+    if path.parts[0] == "objects":
+        return path.suffix in (".pack", ".idx") or len(path.parts[-2]) == 2
+    return path.parts[0] in ("refs", "packed-refs", "HEAD") and path.suffix != ".lock"
 
 
 # ---------------------------------------------------------------- broker
@@ -371,7 +464,7 @@ def _shuffled(scene: Scene) -> list[str]:
 
 KINDS = (
     Kind("kill", "nodes", kill),
-    Kind("kill-majority", "nodes", kill_majority),
+    Kind("kill-majority", "nodes", kill_majority, times=1),
     Kind("pause", "nodes", pause),
     Kind("pause-majority", "nodes", pause_majority),
     Kind("die-before-decision", "nodes", dies_at(FaultPoint.BEFORE_DECISION)),
@@ -380,10 +473,13 @@ KINDS = (
     Kind("disk-watermark", "nodes", disk_watermark, "disks"),
     Kind("disk-full", "nodes", disk_full, "disks"),
     Kind("clock-jump", "nodes", clock_jump, "clocks"),
-    Kind("broker-kill", "wires", broker_kill),
-    Kind("broker-stop", "wires", broker_stop),
+    Kind("flip", "nodes", flip, "repair"),
+    Kind("wipe", "nodes", wipe, "rejoining"),
+    Kind("restore", "nodes", restore, "rejoining"),
+    Kind("broker-kill", "wires", broker_kill, times=1),
+    Kind("broker-stop", "wires", broker_stop, times=1),
     Kind("broker-pause", "wires", broker_pause),
-    Kind("broker-alarm", "wires", broker_alarm),
+    Kind("broker-alarm", "wires", broker_alarm, times=1),
     Kind("queue-delete", "wires", queue_delete),
     Kind("queue-purge", "wires", queue_purge),
     Kind("isolate", "wires", isolate),

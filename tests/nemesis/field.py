@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -104,6 +105,10 @@ class Field:
     folder: Path
     disks: bool = field(default_factory=own_disks)
     clocks: bool = field(default_factory=lambda: compiler() is not None)
+    rejoining: bool = field(default_factory=lambda: find_spec("node.rejoining") is not None)
+    """Whether a node that lost its journal may come back without an operator (R4)."""
+    repair: bool = field(default_factory=lambda: find_spec("node.repair") is not None)
+    """Whether a node finds damage of what it stores, and mends it from the others (R3)."""
     nodes: dict[int, Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -256,14 +261,30 @@ class Field:
 
     async def get(self, number: int, path: str, **headers: str) -> tuple[int, Any]:
         """Status and JSON; status 0 if nobody answers."""
+        return await self._ask(number, "GET", path, headers)
+
+    async def post(self, number: int, path: str) -> tuple[int, Any]:
+        return await self._ask(number, "POST", path, {})
+
+    async def _ask(self, number: int, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, Any]:
         if self.session is None:
-            self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+            self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15))
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            async with self.session.get(self.nodes[number].url + path, headers=named) as answer:
+            async with self.session.request(method, self.nodes[number].url + path, headers=named) as answer:
                 return answer.status, await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return 0, None
+
+    async def incarnation(self, number: int) -> int:
+        """Which life of its journal it says it is in; 0 if it says nothing."""
+        _, health = await self.get(number, "/health")
+        return int(health["incarnation"]) if health else 0
+
+    async def versions(self, number: int) -> dict[str, int]:
+        """Of every repository, by the node's own knowledge."""
+        _, page = await self.get(number, "/repos?limit=1000")
+        return {each["repo_id"]: each["version"] for each in page["repositories"]} if page else {}
 
     # ------------------------------------------------------------ disks
 
@@ -289,6 +310,26 @@ class Field:
                     wanted //= 2  # blocks for the map itself
                 else:
                     wanted = min(wanted, node.free_bytes() - leave_bytes)
+
+    def wipe(self, number: int) -> None:
+        """Everything below its data directory; it must not run."""
+        for path in self.nodes[number].place.data.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def keep_copy(self, number: int) -> None:
+        """Of its data directory, as it is now; it must not run."""
+        kept = self.folder / f"kept-{number}"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.nodes[number].place.data, kept, symlinks=True)
+
+    def restore_copy(self, number: int) -> None:
+        self.wipe(number)
+        kept = self.folder / f"kept-{number}"
+        shutil.copytree(kept, self.nodes[number].place.data, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(kept)
 
     def empty(self, number: int) -> None:
         self.nodes[number].filler.unlink(missing_ok=True)

@@ -42,6 +42,8 @@ def chosen(names: Sequence[str], place: Field) -> tuple[list[Kind], list[str]]:
         raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(kind.name for kind in KINDS)}")
     reasons = {
         "disks": "" if place.disks else "needs root, mkfs.ext4 and loop devices",
+        "rejoining": "" if place.rejoining else "this version of the node does not rejoin",
+        "repair": "" if place.repair else "this version of the node does not repair itself",
         "clocks": "" if place.clocks else "needs a C compiler, for wall_clock.c",
     }
     possible = [kind for kind in wanted if not reasons.get(kind.needs)]
@@ -49,8 +51,10 @@ def chosen(names: Sequence[str], place: Field) -> tuple[list[Kind], list[str]]:
 
 
 def deck(rng: Random, kinds: Sequence[Kind]) -> Iterator[Kind]:
+    """Each kind as often as it says, in an order that is drawn anew each time."""
+    cards = [kind for kind in kinds for _ in range(kind.times)]
     while True:
-        yield from rng.sample(kinds, len(kinds))
+        yield from rng.sample(cards, len(cards))
 
 
 async def strike(

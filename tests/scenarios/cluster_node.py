@@ -64,9 +64,10 @@ from node.protocol.outcome import OutcomeKind
 from node.protocol.register import Register
 from node.protocol.voter import Voter
 from tests.scenarios.conditions import Fault
-from tests.scenarios.disk import Disk, Pending
+from tests.scenarios.disk import Disk, Pending, new_life
 from tests.scenarios.laws import Broken
 from tests.scenarios.learner import Learner
+from tests.scenarios.membership import Membership
 from tests.scenarios.reader import Answers, Reader
 from tests.scenarios.values import REPOSITORY, sign
 from tests.scenarios.words import describe, describe_answer, describe_op, names
@@ -87,8 +88,9 @@ class Node:
     def __init__(self, name: NodeId, world: "World") -> None:
         self.name = name
         self.world = world
-        self.disk = Disk(Register(REPOSITORY, world.voters))
-        self.up = False
+        self.disk = Disk(Register(REPOSITORY, world.voters), life=new_life(f"{name}-1"))
+        self.up = self.open = False
+        """Whether the process runs, and whether it may speak for its repository (R4)."""
         self.life = 0
         self.requests = 0
         self.rate, self.skew_s, self.wall_skew_s = 1.0, 0.0, 0.0
@@ -99,6 +101,16 @@ class Node:
     def start(self) -> None:
         self.life += 1
         self.up = True
+        self.suspected: frozenset[NodeId] = frozenset()
+        self._wish_at: dict[type[Machine], float] = {}
+        self._armed_at: dict[type[Machine], float] = {}
+        self.disk.failed = False
+        self.membership = Membership(self)
+        self.membership.start()
+
+    def begin(self) -> None:
+        """It may speak: its machines are made of what is on the disk."""
+        self.open = True
         world, disk = self.world, self.disk
         world.laws.woken(self.name, self.incarnation, disk.record)
         spread = world.conditions.spread(self.name)
@@ -111,16 +123,23 @@ class Node:
             now=self.clock(),
             spread=spread,
             stopped=disk.stopped,
+            incarnations=disk.incarnations,
         )
         self.coordinator = Coordinator(
-            self.name, disk.record, disk.register, world.timing, quorum_rule=world.quorum, spread=spread, stopped=disk.stopped
+            self.name,
+            disk.record,
+            disk.register,
+            world.timing,
+            quorum_rule=world.quorum,
+            spread=spread,
+            stopped=disk.stopped,
+            incarnation=self.incarnation,
+            incarnations=disk.incarnations,
         )
         self.register = self.applied = disk.register
         disk.applied = disk.register.position.version
         """V6: what the refs on the disk lack is replayed before anything else."""
         self._senders: dict[int, NodeId] = {}
-        self._wish_at: dict[type[Machine], float] = {}
-        self._armed_at: dict[type[Machine], float] = {}
         self._ticks: Counter[tuple[type[Machine], int]] = Counter()
         self._written_at = self._synced_at = world.now
         self._settling = False
@@ -128,13 +147,11 @@ class Node:
         self.moot_up_to = 0
         """Version of a deletion further on in the history that is being learned: packs below it are needed by nobody."""
         self.learner, self.reader = Learner(self), Reader(self)
-        disk.failed = False
-        self.suspected: frozenset[NodeId] = frozenset()
         self.feed(self.voter, Tick())
 
     def crash(self, kept: int | None = None) -> None:
         """The process dies, and the whole tail is on the disk in the end; or the power fails, and ``kept`` writes of it are."""
-        self.up = False
+        self.up = self.open = False
         self.life += 1
         self.paused_until = 0.0
         if kept is not None:
@@ -145,7 +162,7 @@ class Node:
 
     @property
     def incarnation(self) -> int:
-        return 1
+        return self.disk.life.incarnation
 
     def clock(self) -> float:
         """Monotonic seconds, as this node counts them."""
@@ -203,6 +220,8 @@ class Node:
             held.base if held else record.committed,
             held is not None and held.change is not None,
             self.applied.position.version,
+            self.disk.incarnations,
+            self.disk.life,
         )
 
     def read(self, timeout_s: float, told: Callable[[Register], None]) -> None:
@@ -251,6 +270,8 @@ class Node:
     def _perform_reply(self, effect: Reply, *_: object) -> None:
         to = self._senders.pop(effect.request)
         reply = self._finished(effect.message)
+        if self.world.amnesia:
+            self.world.lives[id(reply)] = (reply, self.disk.life)
         self.world.laws.said(self.name, self.incarnation, reply)
         self._transmit(to, reply)
 
@@ -468,36 +489,25 @@ class Node:
         if receiver.paused_until > world.now:
             world.after(receiver.paused_until - world.now, self.deliver, to, message)
             return
+        if not receiver.open:
+            return
         if world.say is not None:
             world.tell(to, f"from {self.name}: {describe(message)}")
         if isinstance(message, Claim | Prepare | Abort | Commit):
             receiver.request(self.name, message)
-        else:
+        elif not world.amnesia or receiver.membership.counts(self.name, world.lives.get(id(message), (None, None))[1]):
             receiver.feed(receiver.coordinator, Received(self.name, message))
 
     def _finished(self, reply: TransportReply) -> TransportReply:
         """What the runtime adds on the way out: a yes is signed, a promise says whether the objects are here."""
         if isinstance(reply, Vote) and reply.kind is VoteKind.YES:
-            signature = sign(self.name, reply.statement.encode())
-            return Vote(
-                reply.repository,
-                reply.voters,
-                reply.ballot,
-                reply.quorum,
-                reply.kind,
-                reply.position,
-                reply.committed,
-                reply.incarnation,
-                reply.none,
-                reply.reason,
-                signature,
-            )
+            return replace(reply, signature=sign(self.name, reply.statement.encode()))
         if isinstance(reply, Promise) and reply.accepted is not None and reply.accepted.change is not None:
             return replace(reply, staged=self.disk.holds(reply.accepted.change.packs))
         return reply
 
     def reaches(self, other: "Node") -> bool:
-        return other.up and self.world.conditions.reaches(self.world, self.name, other.name)
+        return other.open and self.world.conditions.reaches(self.world, self.name, other.name)
 
     # ------------------------------------------------------------ objects
 

@@ -11,14 +11,16 @@ Refs on the disk are a view of the journal (V6): they are written after it, with
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from node.protocol.acceptor import AcceptorRecord
 from node.protocol.change import ChangeKind, PackRef
-from node.protocol.ids import Digest
+from node.protocol.ids import Digest, NodeId
+from node.protocol.incarnations import FIRST, Incarnations, merged
 from node.protocol.messages import HistoryEntry
 from node.protocol.register import Register
+from node.protocol.standing import Life, Standing, State
 
 
 class Loss(Enum):
@@ -42,6 +44,11 @@ class Pending:
     stage: tuple[str, tuple[PackRef, ...]] | None = None
 
 
+def new_life(journal: str) -> Life:
+    """Of a journal that was just made."""
+    return Life(FIRST, journal, 0, "", 0)
+
+
 @dataclass(slots=True)
 class Disk:
     """What survives a crash of one node: the durable part, and the tail."""
@@ -63,6 +70,30 @@ class Disk:
     failed: bool = False
     """After a failed fsync every later write is refused, until the next start."""
     tail: list[Pending] = field(default_factory=list)
+    life: Life = field(default_factory=lambda: new_life(""))
+    """R4: whose journal this is, and how much is in it."""
+    standing: Standing = field(default_factory=lambda: Standing(State.MEMBER))
+    enrolled: dict[NodeId, tuple[int, str]] = field(default_factory=dict)
+    """Newer incarnations of other nodes, granted here, and the attempt each was granted to."""
+    set_back: bool = False
+    """A fault put an old copy here, and nobody knows yet: for the simulation, not for the node."""
+
+    @property
+    def incarnations(self) -> Incarnations:
+        return merged(tuple((node, incarnation) for node, (incarnation, _) in self.enrolled.items()))
+
+    def copy(self) -> "Disk":
+        """A snapshot: what is durable now."""
+        return replace(
+            self,
+            history=list(self.history),
+            stage={owner: set(packs) for owner, packs in self.stage.items()},
+            loose=set(),
+            objects=set(self.objects),
+            tail=[],
+            enrolled=dict(self.enrolled),
+            failed=False,
+        )
 
     @property
     def latest(self) -> tuple[AcceptorRecord, Register]:
@@ -85,16 +116,25 @@ class Disk:
 
     def _take(self, done: Pending) -> None:
         self.record, self.register = done.record, done.register
+        self.life = replace(self.life, writes=self.life.writes + 1)
         if done.stage is not None:
             self.keep(*done.stage)
         if done.entry is not None:
-            change = done.entry.change
-            self.history.append(done.entry)
-            if packs := change.packs:
-                self.objects |= {pack.sha256 for pack in packs}
-            self.stage.pop(change.position.digest, None)
-            if change.kind is ChangeKind.DELETE:
-                self.objects.clear()
+            self._add(done.entry)
+
+    def learn(self, record: AcceptorRecord, register: Register, entry: HistoryEntry) -> None:
+        """A rejoining node takes over one committed change, durably."""
+        self.record, self.register = record, register
+        self._add(entry)
+
+    def _add(self, entry: HistoryEntry) -> None:
+        change = entry.change
+        self.history.append(entry)
+        if packs := change.packs:
+            self.objects |= {pack.sha256 for pack in packs}
+        self.stage.pop(change.position.digest, None)
+        if change.kind is ChangeKind.DELETE:
+            self.objects.clear()
 
     def cut(self, kept: int) -> list[Pending]:
         """The node dies: the first ``kept`` writes of the tail are on the disk after all, and returned; the others never

@@ -78,6 +78,11 @@ class Laws:
         if (told := self._voted.get(key, NO_BALLOT)) > record.accepted_ballot:
             raise Broken(f"{node} voted yes at {told}, and wakes with {record.accepted_ballot}: its vote is forgotten")
 
+    def unheard(self, node: NodeId, incarnation: int) -> None:
+        """What ``node`` said last never reached anybody, and never will."""
+        self._promised.pop((node, incarnation), None)
+        self._voted.pop((node, incarnation), None)
+
     def destroyed(self, node: NodeId, disk: Disk) -> None:
         """A fault takes the disk of ``node`` away, or sets it back."""
         version, accepted = self._destroyed.get(node, (0, set()))

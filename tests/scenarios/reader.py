@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from node.protocol.events import SettleNow
 from node.protocol.ids import NodeId
 from node.protocol.messages import Status
-from node.protocol.reads import Barrier, barrier
+from node.protocol.reads import Barrier, barrier, fresh
 from node.protocol.register import Register
 
 if TYPE_CHECKING:
@@ -81,14 +81,20 @@ class Reader:
             world.after(delay_s, node.if_alive, life, self._answered, (peer, question, peer.status()))
 
     def _answered(self, peer: "Node", question: Question, status: Status) -> None:
-        if not question.closed and peer.reaches(self._node) and status.voters == self._node.register.voters.digest:
+        if (
+            not question.closed
+            and peer.reaches(self._node)
+            and self._node.membership.counts(peer.name, status.life)
+            and status.voters == self._node.register.voters.digest
+        ):
             question.answers[peer.name] = status
             self._enough(question)
 
     def _enough(self, question: Question) -> bool:
-        question.closed = len(question.answers) >= self.majority()
+        answers = fresh(question.answers, self._node.disk.incarnations)
+        question.closed = len(answers) >= self.majority()
         if question.closed:
-            question.then(list(question.answers.values()))
+            question.then(list(answers.values()))
         return question.closed
 
     def majority(self) -> int:

@@ -18,11 +18,15 @@ from node.protocol.ids import NodeId
 from node.protocol.messages import HistoryEntry
 from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
+from node.protocol.standing import Life, Standing, State
 from node.protocol.timing import Timing
 from tests.scenarios.cluster_node import Node
 from tests.scenarios.conditions import Conditions
-from tests.scenarios.laws import Laws
+from tests.scenarios.laws import Broken, Laws
 from tests.scenarios.values import REPOSITORY, founding_certificate, genuine
+
+EVENTS_MAX = 100_000
+"""A long schedule has some ten thousand."""
 
 
 class World:
@@ -37,6 +41,7 @@ class World:
         quorum: str = "majority",
         say: Callable[[float, NodeId, str], None] | None = None,
         history: Iterable[Change] = (),
+        amnesia: bool = False,
     ) -> None:
         self.now = 0.0
         self.conditions = conditions
@@ -47,6 +52,12 @@ class World:
         self.say = say
         self.forgers = False
         """Whether messages are forged in this world: then a worthless certificate is refused, and no reason to give up."""
+        self.amnesia = amnesia
+        """Whether disks are lost in this world: then nodes ask each other at every start what was seen of them (R4)."""
+        self.lives: dict[int, tuple[object, Life]] = {}
+        """Where the sender's journal stood when each reply left."""
+        self.unnoticed = self.rejoined = self.attempts = 0
+        """Disks set back of which nobody in reach knew; nodes that came back; incarnations that were asked for."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._values: dict[tuple[int, int], tuple[Register, Change, Register]] = {}
@@ -59,11 +70,15 @@ class World:
                 node.disk.history.append(HistoryEntry(change, founding_certificate(change, self.voters), 0))
             self.laws.decided(change)
             self.laws.committed(change)
+        founders = tuple(sorted(node.disk.life.journal for node in self.nodes.values()))
         for node in self.nodes.values():
+            node.disk.standing = Standing(State.MEMBER, founders)
             node.start()
 
     def after(self, delay_s: float, what: Callable[..., None], *args: Any) -> None:
         self._count += 1
+        if self._count > EVENTS_MAX:
+            raise Broken(f"{EVENTS_MAX} events: something spins, last {getattr(what, '__qualname__', what)}")
         heapq.heappush(self._heap, (self.now + delay_s, self._count, what, args))
 
     def run(self, until: float) -> None:

@@ -25,6 +25,12 @@ class Fault(Enum):
     """For some time nothing can be written; then there is space again."""
     SLOW = "slow journal"
     """Writes take up to half a second to be fsynced."""
+    WIPE = "wipe"
+    """The whole disk is gone: the node comes back with a new journal, and must rejoin (R4)."""
+    SNAPSHOT = "old snapshot restored"
+    """The disk is what it was some time before."""
+    FLIP = "bit flip"
+    """A row of the journal does not match its checksum any more: noticed at the start, and taken for amnesia."""
     PAUSE = "pause"
     """The process stands still (SIGSTOP); its clock does not."""
     CLOCK = "clock jump"
@@ -89,9 +95,13 @@ class Profile:
     cuts: tuple[int, ...] = (0, 0, 1)
     broker: tuple[int, ...] = (0, 0, 0, 1)
     suspicions: tuple[int, ...] = (0, 0, 1)
+    amnesia: tuple[int, ...] = (0,)
+    """Disks that are lost, of nodes that are then a minority."""
     intruders: tuple[int, ...] = (0, 0, 0, 1)
     """Forged and replayed messages."""
     grudges: tuple[int, ...] = (0, 0, 1)
+    against: tuple[str, ...] = ("Claim", "Promise", "Prepare", "Vote", "Vote", "Commit", "Abort")
+    """Kinds of messages that a grudge may be borne against."""
     unstaged: tuple[float, ...] = (0.0, 0.0, 0.2)
     sizes: tuple[int, ...] = (3, 3, 3, 3, 5)
 
@@ -115,6 +125,28 @@ PROFILES = (
     Profile("late", 3, late=(0.1, 0.3), double=(0.1, 0.4), grudges=(1, 2), pushes=(0, 1), rivals=(1,), reads=(0,)),
     Profile("minority", 3, pushes=(1, 2), grudges=(1, 2, 3), aimed=(1, 2), reads=(0, 1), cuts=(0, 1)),
     Profile("power", 2, sync_s=(0.005, 0.05, 0.3), power=(1, 2, 3), disks=(0, 1), pushes=(0, 2), rivals=(1,)),
+    Profile(
+        "amnesia",
+        4,
+        faults_s=3.0,
+        amnesia=(1, 1, 2, 3),
+        late=(0.0, 0.1, 0.3),
+        grudges=(0, 1, 2),
+        pushes=(1, 2),
+        rivals=(0, 1),
+        aimed=(0, 1),
+        sizes=(3, 3, 3, 5),
+    ),
     Profile("broker", 2, broker=(1, 2, 3), intruders=(0, 1, 2), pauses=(0, 1), clocks=(0, 1)),
-    Profile("readers", 2, pushes=(1, 2), rivals=(0,), reads=(2, 4), grudges=(0, 1), aimed=(0, 1), cuts=(0, 1)),
+    Profile(
+        "readers",
+        3,
+        pushes=(1, 2),
+        rivals=(0,),
+        reads=(3, 6),
+        grudges=(1, 2),
+        against=("Commit", "Commit", "Vote"),
+        aimed=(0, 1),
+        cuts=(0, 1),
+    ),
 )

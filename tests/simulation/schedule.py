@@ -9,16 +9,19 @@ to write and read.
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from node.protocol.change import ChangeKind
-from node.protocol.coordinator_states import State
+from node.protocol.coordinator_states import State as Doing
 from node.protocol.ids import ZERO_OID, NodeId, RefName, TxnId
 from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
+from node.protocol.standing import Standing, State
+from tests.scenarios.disk import Disk, new_life
 from tests.scenarios.laws import Broken
-from tests.scenarios.values import creation, pack, update
+from tests.scenarios.values import REPOSITORY, creation, pack, update
 from tests.scenarios.world import World
 from tests.simulation.faults import PROFILES, Fault, Profile
 from tests.simulation.weather import Weather
@@ -40,7 +43,10 @@ class Schedule:
         size = rng.choice(profile.sizes)
         quorum = "all" if rng.random() < 0.08 else "majority"
         history = [creation(VoterSet.of(NodeId(f"node-{n}") for n in range(1, size + 1)))] if rng.random() < 0.9 else []
-        self.world = World(size, self.weather, quorum=quorum, say=say, history=history)
+        losses = rng.choice(profile.amnesia)
+        self.world = World(size, self.weather, quorum=quorum, say=say, history=history, amnesia=losses > 0)
+        self._losses = losses
+        self._snapshots: dict[NodeId, Disk] = {}
         self._names = self.world.voters.nodes
         self._asked: dict[TxnId, tuple[NodeId, int, float]] = {}
         self._strained: set[NodeId] = set()
@@ -64,6 +70,8 @@ class Schedule:
         rng, world = self._rng, self.world
         spare = len(self._names) - world.voters.majority
         dead = rng.sample(self._names, spare) if world.quorum == "majority" and rng.random() < 0.3 else []
+        if any(self._in_amnesia(name) for name in self._names):
+            dead = []  # who has lost its disk is of the minority that may fail
         if dead:
             self._make_peace(dead)
         self._make_peace([])
@@ -81,7 +89,7 @@ class Schedule:
         for _ in range(rng.choice(profile.rivals)):
             self._at(self._rivals)
         for _ in range(rng.choice(profile.grudges)):
-            weather.bear_grudge(names, profile.faults_s)
+            weather.bear_grudge(names)
         plans: tuple[tuple[tuple[int, ...], tuple[Callable[[], None], ...]], ...] = (
             (profile.reads, (self._read,)),
             (profile.crashes, (self._crash,)),
@@ -97,6 +105,10 @@ class Schedule:
         for counts, kinds in plans:
             for _ in range(rng.choice(counts)):
                 self._at(rng.choice(kinds))
+        for _ in range(self._losses):
+            if rng.random() < 0.5:
+                self._at(self._take_snapshot)
+            self._at(self._lose_disk)
         if trouble := rng.choice(profile.broker):
             weather.brokered = True
             for _ in range(trouble):
@@ -122,6 +134,45 @@ class Schedule:
 
     def _power(self) -> None:
         self.weather.cut_power_soon(self._any())
+
+    def _take_snapshot(self) -> None:
+        name = self._any()
+        self._snapshots[name] = self.world.nodes[name].disk.copy()
+
+    def _in_amnesia(self, name: NodeId) -> bool:
+        disk = self.world.nodes[name].disk
+        return disk.standing.state is not State.MEMBER or disk.set_back
+
+    def _lose_disk(self) -> None:
+        """A disk is lost, set back or damaged; never of more nodes at once than the guarantees allow."""
+        world, rng, weather = self.world, self._rng, self.weather
+        old = [name for name in self._names if name in self._snapshots]
+        name = rng.choice(old) if old and rng.random() < 0.7 else self._any()
+        others = sum(self._in_amnesia(other) for other in self._names if other != name)
+        if others >= len(self._names) - world.voters.majority or self._in_amnesia(name):
+            return
+        node = world.nodes[name]
+        fault = Fault.SNAPSHOT if name in self._snapshots else rng.choice((Fault.WIPE, Fault.WIPE, Fault.FLIP))
+        if fault is Fault.SNAPSHOT and self._snapshots[name].life == node.disk.life:
+            return  # nothing would be lost
+        if node.up:
+            node.crash()
+        world.laws.destroyed(name, node.disk)
+        if fault is Fault.SNAPSHOT:
+            node.disk = self._snapshots.pop(name)
+            node.disk.set_back = True
+        else:
+            disk = Disk(
+                Register(REPOSITORY, world.voters), life=new_life(f"{name} of {world.now}"), standing=Standing(State.NEW)
+            )
+            if fault is Fault.FLIP:
+                # The damaged rows are forgotten and learned anew; whose journal it is, is known.
+                disk.life, disk.enrolled = node.disk.life, node.disk.enrolled
+                disk.standing = replace(node.disk.standing, state=State.REJOINING, reason="a row is damaged")
+            node.disk = disk
+        weather.fired[fault] += 1
+        world.tell(name, f"died: {fault.value}")
+        world.after(rng.choice((0.02, 0.5, 2.0)) * rng.random(), weather.restart, world, name, node.life)
 
     def _fill(self) -> None:
         name = self._any()
@@ -213,27 +264,27 @@ class Schedule:
     def _suspect(self) -> None:
         node = self.world.nodes[self._any()]
         others = [name for name in self._names if name != node.name]
-        if node.up and others:
+        if node.open and others:
             node.suspect(frozenset(self._rng.sample(others, self._rng.randint(0, len(others)))))
             self.weather.fired[Fault.SUSPICION] += len(node.suspected)
             self.world.after(self._rng.uniform(0.1, 2.0), self._trust, node.name)
 
     def _trust(self, name: NodeId) -> None:
-        if self.world.nodes[name].up:
+        if self.world.nodes[name].open:
             self.world.nodes[name].suspect(frozenset())
 
     # ------------------------------------------------------------ what clients do
 
     def _rivals(self) -> None:
         names = self._rng.sample(self._names, min(self._rng.choice((2, 2, 3)), len(self._names)))
-        if sum(self.world.nodes[name].up for name in names) > 1:
+        if sum(self.world.nodes[name].open for name in names) > 1:
             self.weather.fired[Fault.RIVALS] += 1
         for name in names:
             self._push(name)
 
     def _push(self, name: NodeId) -> None:
         node, rng = self.world.nodes[name], self._rng
-        if not node.up or node.paused_until > self.world.now:
+        if not node.open or node.paused_until > self.world.now:
             return
         txn = TxnId(f"t{len(self._asked) + 1}")
         self._asked[txn] = (name, node.life, self.world.now)
@@ -252,7 +303,7 @@ class Schedule:
 
     def _read(self) -> None:
         node = self.world.nodes[self._any()]
-        if node.up and node.paused_until <= self.world.now:
+        if node.open and node.paused_until <= self.world.now:
             node.read(4.0, self._count_read)
 
     def _count_read(self, value: Register) -> None:
@@ -265,7 +316,7 @@ class Schedule:
         """What the runtime's summaries do: hear where another node's history stands, and fetch it."""
         node = self.world.nodes[name]
         other = self.world.nodes[self._any()]
-        if node.up and other.up and other is not node:
+        if node.open and other.open and other is not node:
             position = other.disk.register.position
             node.catch_up(position.version, (other.name,), position)
 
@@ -285,7 +336,8 @@ class Schedule:
                 node.paused_until = min(node.paused_until, world.now)
                 weather.restart(world, name)
         for name in live:
-            world.nodes[name].suspect(frozenset(dead))
+            if world.nodes[name].open:
+                world.nodes[name].suspect(frozenset(dead))
         began = world.now
         reason: str | None = "nobody looked"
         while reason is not None and world.now < began + PEACE_S:
@@ -308,11 +360,13 @@ class Schedule:
         first = nodes[0].disk.register
         for node in nodes:
             disk = node.disk
+            if not node.open:
+                return f"{node.name} is not back: {disk.standing}, {node.membership.machine!r}"
             if disk.tail or disk.record.in_doubt is not None or disk.register.position != first.position:
                 return f"not all are settled: {[(n.disk.record, n.coordinator, n.voter) for n in nodes]}"
             if disk.register.refs != first.refs or node.register != disk.register:
                 return f"{node.name} has other refs than {nodes[0].name}"
-            if node.coordinator.busy or node.coordinator.state not in (State.IDLE, State.OWNING):
+            if node.coordinator.busy or node.coordinator.state not in (Doing.IDLE, Doing.OWNING):
                 return f"{node.name} is still busy: {node.coordinator!r}"
         return None
 

@@ -25,7 +25,7 @@ from tests.simulation.faults import Fault, Profile
 Message = TransportRequest | TransportReply
 Pair = tuple[NodeId, NodeId]
 
-KINDS: tuple[type[Message], ...] = (Claim, Promise, Prepare, Vote, Vote, Commit, Abort)
+KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (Claim, Promise, Prepare, Vote, Commit, Abort)}
 AIMS: tuple[tuple[type[Effect | Written | Pending], type[Message] | None], ...] = (
     (Decide, None),
     (Send, Claim),
@@ -65,6 +65,7 @@ class Weather(Conditions):
         self._write_s = rng.choice((0.0, 0.001, 0.02))
         self._apply_s = rng.choice((0.0, 0.0, 0.05))
         self._unstaged = rng.choice(profile.unstaged)
+        self._against = profile.against
         self._grudges: dict[tuple[NodeId | None, NodeId | None, type[Message]], float] = {}
         self._aims: dict[NodeId, tuple[tuple[type[Effect | Written | Pending], type[Message] | None], int]] = {}
         self._cut_power: dict[NodeId, int] = {}
@@ -208,10 +209,10 @@ class Weather(Conditions):
 
     # ------------------------------------------------------------ grudges
 
-    def bear_grudge(self, names: tuple[NodeId, ...], until_s: float) -> None:
+    def bear_grudge(self, names: tuple[NodeId, ...]) -> None:
         """One kind of message, from or to certain nodes, is lost (negative) or late by up to so many seconds."""
         rng = self.rng
-        kind = rng.choice(KINDS)
+        kind = KINDS[rng.choice(self._against)]
         who: tuple[NodeId | None, NodeId | None] = rng.choice(
             ((rng.choice(names), None), (None, rng.choice(names)), (rng.choice(names), rng.choice(names)), (None, None))
         )

@@ -6,12 +6,15 @@ from node.keys import Keyring, public_text
 from node.protocol.acceptor import Accepted
 from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change, ChangeKind, PackRef, RefUpdate, Request
+from node.protocol.hash_tree import Branch, Leaf
 from node.protocol.ids import ORIGIN, ZERO_OID, Ballot, Digest, NodeId, Oid, RefName, RepoId, TxnId
 from node.protocol.messages import (
     Abort,
     AcceptorPage,
     AcceptorRecords,
     Acknowledged,
+    Branches,
+    BranchPage,
     Claim,
     Commit,
     Enrol,
@@ -99,6 +102,7 @@ EVERY_KIND: tuple[Message, ...] = (
     Query(REPO),
     History(REPO, 0),
     Summaries(0),
+    Branches(("", "0a")),
     Transaction(TxnId("tx-1")),
     Fetch(REPO, PACK, True, 10),
     Enrol(2, "a-life"),
@@ -108,6 +112,7 @@ EVERY_KIND: tuple[Message, ...] = (
     Status(REPO, VOTERS.digest, 1, ORIGIN, BALLOT, ORIGIN, True, 0),
     HistoryPage(REPO, (HistoryEntry(CREATION, CERTIFICATE, 5), HistoryEntry(CHANGE, None, 6)), CHANGE.position, 0),
     SummaryPage("journal", 7, (Summary(REPO, CHANGE.position),)),
+    BranchPage((Branch("", hashes=("1:ab",) * 16), Branch("0a", (Leaf(REPO, CHANGE.position),)))),
     TransactionReport(TxnId("tx-1"), '{"a": 1}'),
     Enrolment(True, 2),
     AcceptorPage(True, (HeldRecord(REPO, VOTERS, BALLOT, Accepted(BALLOT, ORIGIN, CREATION), ORIGIN),), False, 1, ((NODE, 2),)),

@@ -7,7 +7,8 @@ from node.catching_up import HISTORY_PAGE
 from node.fakes import pack_of
 from node.ports import DiskRefused
 from node.protocol.change import Change, PackRef
-from node.protocol.messages import INLINE_TOTAL_BYTES_MAX, HistoryPage, InlinePack
+from node.protocol.ids import NodeId
+from node.protocol.messages import INLINE_TOTAL_BYTES_MAX, History, HistoryPage, InlinePack, Message, Summaries
 from node.protocol.outcome import OutcomeKind
 from node.protocol.register import Register
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated
@@ -183,3 +184,25 @@ async def test_a_run_that_the_disk_refuses_is_applied_one_change_at_a_time() -> 
         assert (await cluster[C].replica()).applied == 11
         assert len(await cluster.positions()) == 1
         assert not cluster[C].service.state().problem
+
+
+@simulated
+async def test_a_holder_that_falls_silent_does_not_keep_a_node_from_catching_up_at_another() -> None:
+    """Found by ``gitquorum drill``: A is frozen just when C asks it for what it lacks. B prepares on top, and C's vote waited
+    for A's answer, so that no push got through for two deadlines."""
+    async with Cluster() as cluster:
+        await leave_behind(cluster, 3)
+        frozen: set[NodeId] = set()
+        cut = True
+
+        def rule(sender: NodeId, to: NodeId, message: Message) -> float | None:
+            return None if frozen & {sender, to} or (cut and isinstance(message, History | Summaries)) else 0.001
+
+        cluster.network.rule = rule
+        await cluster[C].start()
+        await cluster.settle(1)
+        frozen, cut = {A}, False
+        replica = await cluster[C].replica()
+        assert replica.applied == 1
+        replica.catch_up(4, (A,))
+        assert await replica.wait_applied(4, 1.0)

@@ -18,8 +18,10 @@ from node.ports import DataDirectoryInUse, DiskRefused, JournalRefused, StorageE
 from node.protocol.acceptor import WriteVerdict
 from node.protocol.ids import NodeId, RepoId, TxnId
 from node.protocol.outcome import OutcomeKind
+from node.protocol.standing import State
 from node.storage import journal_schema
 from node.storage.journal import SqliteJournal
+from node.storage.journal_rows import row_sum
 from tests.unit.journal_values import (
     ME,
     MEMBERS,
@@ -205,7 +207,7 @@ async def test_a_full_disk_refuses_the_batch_and_the_journal_goes_on_when_there_
     refused = [result for result in results if isinstance(result, DiskRefused)]
     assert refused
     assert "disk full" in str(refused[0])
-    assert journal.failure is None
+    assert not journal.failed
     db.execute("PRAGMA max_page_count = 1000000")
     results = await promise_all(journal, 500, round_=2)
     assert [verdict for verdict, _ in results] == [WriteVerdict.DONE] * 500
@@ -240,7 +242,7 @@ async def test_after_a_failed_fsync_every_later_write_is_refused_with_the_reason
         for attempt in (journal.write(promise(ballot(2)), members=MEMBERS, at_ms=1), journal.mark_applied(REPO, 1)):
             with pytest.raises(DiskRefused, match="disk I/O error"):
                 await attempt
-        assert journal.failure
+        assert journal.failed
         assert (await journal.load(REPO, MEMBERS)).record.promised == ballot(1)
     finally:
         await journal.close()
@@ -258,7 +260,7 @@ async def test_a_bug_in_a_write_is_its_callers_and_the_writer_lives_on(journal: 
         await journal._writer.submit(bug)
     with pytest.raises(StorageError, match="no such table"):
         await journal._writer.submit(lambda db: db.execute("DELETE FROM no_such"))
-    assert journal.failure is None
+    assert not journal.failed
     await journal.write(promise(ballot(1)), members=MEMBERS, at_ms=1)
     rows = await journal._reads.run(lambda db: db.execute("SELECT COUNT(*) FROM refs").fetchone())
     assert rows == (0,)
@@ -318,8 +320,13 @@ async def test_a_journal_of_another_node_or_cluster_is_refused(tmp_path: Path) -
 
 async def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     await open_(tmp_path).close()
-    alter(tmp_path, "UPDATE identity SET schema = 99")
-    with pytest.raises(JournalRefused, match="format 99"):
+    db = sqlite3.connect(tmp_path / FILE)
+    _, *row, _ = db.execute("SELECT schema, node, cluster, journal, incarnation, sum FROM identity").fetchone()
+    other = journal_schema.SCHEMA + 1
+    db.execute("UPDATE identity SET schema = ?, sum = ?", (other, row_sum("identity", other, *row)))
+    db.commit()
+    db.close()
+    with pytest.raises(JournalRefused, match=f"format {other}"):
         open_(tmp_path)
 
 
@@ -339,36 +346,72 @@ async def test_a_creation_that_was_interrupted_is_done_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("where", [0, 0.3, 0.6])
-async def test_a_damaged_journal_is_refused(tmp_path: Path, where: float) -> None:
+async def test_a_damaged_journal_is_kept_aside_and_the_node_has_to_rejoin(tmp_path: Path, where: float) -> None:
     journal = open_(tmp_path)
     await promise_all(journal, 500)
+    before = journal.identity
     await journal.close()
     data = bytearray((tmp_path / FILE).read_bytes())
     begin = int(len(data) * where)
     data[begin : begin + 8192] = b"\xa5" * 8192
     (tmp_path / FILE).write_bytes(data)
-    with pytest.raises(JournalRefused, match="damaged"):
-        open_(tmp_path)
-
-
-async def test_a_row_that_cannot_be_read_is_reported_as_damage_and_fails_nobody_else(tmp_path: Path) -> None:
-    journal = open_(tmp_path)
-    await journal.write(accept(ballot(1, 1), create()), members=MEMBERS, at_ms=1)
-    await journal.close()
-    alter(tmp_path, "UPDATE accepted SET accepted = replace(accepted, 'alice/project', 'Alice/Project')")
     journal = open_(tmp_path)
     try:
-        with pytest.raises(JournalRefused, match="damaged"):
-            await journal.load(REPO, MEMBERS)
-        results = await asyncio.gather(
-            journal.write(promise(ballot(2)), members=MEMBERS, at_ms=1),
-            journal.write(promise(ballot(2), RepoId("o/r")), members=MEMBERS, at_ms=1),
-            return_exceptions=True,
-        )
-        assert isinstance(results[0], JournalRefused)
-        assert not isinstance(results[1], BaseException)
+        assert journal.lives.standing.state is State.REJOINING
+        assert "damaged" in journal.lives.standing.reason
+        assert journal.identity.journal != before.journal
+        (kept,) = (tmp_path / FILE).parent.glob("damaged-*/journal.sqlite")
+        assert kept.read_bytes() == data
     finally:
         await journal.close()
+    again = open_(tmp_path)
+    assert again.lives.standing.state is State.REJOINING, "the mark is durable"
+    await again.close()
+
+
+@pytest.mark.parametrize("column", ["repository", "promised_round", "digest", "sum"])
+async def test_a_damaged_acceptor_record_is_amnesia_at_start(tmp_path: Path, column: str) -> None:
+    journal = open_(tmp_path)
+    await journal.write(commit(create()), members=MEMBERS, at_ms=1)
+    await journal.write(promise(ballot(3), RepoId("o/other")), members=MEMBERS, at_ms=1)
+    await journal.close()
+    value = "'alkce/project'" if column == "repository" else "'x'" if column == "digest" else "7"
+    alter(tmp_path, f"UPDATE registers SET {column} = {value} WHERE repository = 'alice/project'")
+    journal = open_(tmp_path)
+    try:
+        assert journal.lives.standing.state is State.REJOINING
+        assert await journal.care.keys("", 10) == [RepoId("o/other")], "it is dropped, and learned again"
+        assert await journal.history(REPO, 0, 10) == ()
+        assert (await journal.load(RepoId("o/other"), MEMBERS)).record.promised == ballot(3)
+    finally:
+        await journal.close()
+
+
+@pytest.mark.parametrize("offset", [*range(24), 44, 56, 57, 58, 59])
+async def test_no_flipped_byte_of_the_header_keeps_a_node_from_starting(tmp_path: Path, offset: int) -> None:
+    journal = open_(tmp_path)
+    await promise_all(journal, 5)
+    await journal.close()
+    data = bytearray((tmp_path / FILE).read_bytes())
+    data[offset] ^= 0x10
+    (tmp_path / FILE).write_bytes(data)
+    journal = open_(tmp_path)
+    try:
+        await journal.write(promise(ballot(9), RepoId("o/new")), members=MEMBERS, at_ms=1)
+        known = await journal.care.keys("", 100)
+        assert len(known) == 6 or journal.lives.standing.state is State.REJOINING
+    finally:
+        await journal.close()
+
+
+async def test_a_column_that_was_renamed_is_damage(tmp_path: Path) -> None:
+    await open_(tmp_path).close()
+    data = (tmp_path / FILE).read_bytes()
+    assert b"committed_at_ms INTEGER" in data
+    (tmp_path / FILE).write_bytes(data.replace(b"committed_at_ms INTEGER", b"committed_at_mz INTEGER"))
+    journal = open_(tmp_path)
+    assert journal.lives.standing.state is State.REJOINING
+    await journal.close()
 
 
 def alter(data_dir: Path, sql: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from node.ports import DamagedPart, JournalDamaged, StorageError, TransactionRecord
+from node.ports import DamagedPart, JournalDamaged, TransactionRecord
 from node.protocol.acceptor import WriteVerdict
 from node.protocol.ids import RepoId, TxnId
+from node.protocol.standing import State
 from node.storage.journal import SqliteJournal
 from node.storage.journal_rows import RegisterRow, row_sum
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME
@@ -174,7 +175,7 @@ async def test_a_damaged_row_fails_its_own_write_only(tmp_path: Path) -> None:
         assert isinstance(results[0], JournalDamaged)
         assert results[1][0] is WriteVerdict.DONE  # type: ignore[index]
         await journal.flush()
-        assert journal.failure is None
+        assert not journal.failed
     finally:
         await journal.close()
 
@@ -216,13 +217,16 @@ async def test_a_damaged_record_of_a_transaction_is_as_good_as_none(tmp_path: Pa
 
 
 async def test_an_identity_that_was_changed_is_no_identity(tmp_path: Path) -> None:
+    """The node makes itself a new one, and has to rejoin under it."""
     await (await filled(tmp_path)).close()
     db = sqlite3.connect(tmp_path / FOLDER_NAME / FILE_NAME)
     db.execute("UPDATE identity SET incarnation = 2")
     db.commit()
     db.close()
-    with pytest.raises(StorageError, match="not known whose it is"):
-        open_(tmp_path)
+    journal = open_(tmp_path)
+    assert journal.lives.standing.state is State.REJOINING
+    assert "not known whose it is" in journal.lives.standing.reason
+    await journal.close()
 
 
 def test_no_two_rows_look_alike() -> None:

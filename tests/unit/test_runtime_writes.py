@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from node.fakes import FakeQuarantine
-from node.ports import Consistency, DiskRefused, StorageError
+from node.ports import Consistency, DiskFailed, DiskRefused, StorageError
 from node.protocol.acceptor import AcceptOp, CommitOp, PromiseOp
 from node.protocol.change import RefUpdate
 from node.protocol.events import Committed, Event, Written
@@ -200,7 +200,7 @@ async def test_a_change_that_cannot_be_applied_at_once_is_applied_later() -> Non
 async def test_a_disk_that_goes_on_refusing_sets_the_replica_aside_until_it_starts_again() -> None:
     async with Cluster() as cluster:
         await cluster.create(A)
-        cluster[B].store.failures["apply"] = DiskRefused("disk failure: input/output error")
+        cluster[B].store.failures["apply"] = DiskFailed("disk failure: input/output error")
         assert (await cluster.push(A, 1, content=b"x")).kind is COMMITTED
         await cluster.settle(20)
         replica = await cluster[B].replica()

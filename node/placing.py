@@ -1,0 +1,42 @@
+"""What the journal says of one repository, written to its disk anew: objects, refs, HEAD (V6). For replay, and after a sync
+that failed.
+
+The store writes into new files whatever is there already: bytes that can be read back need not be on the disk.
+"""
+
+from node.ports import Journal, ObjectStore
+from node.protocol.register import Register
+
+PAGE = 256
+
+
+class ObjectsMissing(Exception):
+    """A committed change whose packs are nowhere on this disk."""
+
+    def __init__(self, version: int, packs: list[str]) -> None:
+        super().__init__(f"objects of version {version} are missing: {', '.join(packs)}")
+        self.version = version
+        self.packs = packs
+
+
+async def place(journal: Journal, store: ObjectStore, register: Register, since: int) -> None:
+    """Changes after version ``since``, in order, and the refs of ``register``; ``store.sync`` is the caller's.
+
+    Raises:
+        ObjectsMissing: nothing after that change was placed.
+        StorageError: if the journal or the disk refuses.
+    """
+    # A deletion that is not synced is applied again too: what was created after it starts from nothing.
+    version = max(since, register.floor - 1)
+    while version < register.position.version and (entries := await journal.history(register.repository, version, PAGE)):
+        for entry in entries:
+            if entry.change.position.version > register.position.version:
+                break
+            found = [await journal.inline_pack(pack) for pack in entry.change.packs]
+            inline = {pack.sha256: pack for pack in found if pack is not None}
+            absent = [pack.name for pack in await store.missing(entry.change) if pack.sha256 not in inline]
+            if absent:
+                raise ObjectsMissing(entry.change.position.version, absent)
+            await store.apply(register, entry.change, register, list(inline.values()))
+        version = entries[-1].change.position.version
+    await store.materialise(register)

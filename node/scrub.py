@@ -1,0 +1,216 @@
+"""The scrub (R3): all that this node stores is looked at now and then, at a bounded rate, and what is damaged is repaired.
+
+A pass goes over all repositories in order of their keys (``examining``), then SQLite checks the journal's file as a whole.
+What others meet meanwhile (a vote reads a row that is not what was written) is taken up within a second. What could not be
+repaired is tried again, with patience. An operator may ask for a pass, or for one repository, now.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from node.edges import Edges
+from node.examining import Examiner, NotLooked
+from node.ports import DamagedPart, JournalDamaged, NodeError, RepairReport, ScrubState, StorageError
+from node.protocol.ids import RepoId
+from node.registry import Registry
+from node.repair import DAMAGED, Repair
+
+LOOK_S = 1.0
+"""How often it is looked whether somebody met damage."""
+
+RETRY_S = 10.0
+RETRY_S_MAX = 600.0
+"""After this long a repair that failed is tried again, each time twice as long."""
+
+KEYS_PAGE = 256
+REPORTS_MAX = 100
+REST_S = 0.002
+"""Between two pieces of SQLite's check of the whole file."""
+
+log = structlog.get_logger()
+
+
+class Scrub:
+    """One node's scrub; implements ``ports.Care``."""
+
+    def __init__(self, edges: Edges, registry: Registry, examiner: Examiner, repair: Repair) -> None:
+        self._edges = edges
+        self._examiner = examiner
+        self._repair = repair
+        self._registry = registry
+        self._state = ScrubState(0, False, "", 0, 0, 0, 0, 0, 0, 0, ())
+        self._reports: deque[RepairReport] = deque(maxlen=REPORTS_MAX)
+        self._wanted: set[RepoId] = set()
+        self._all_wanted = False
+        self._wake = asyncio.Event()
+        self._working = asyncio.Lock()
+        self._again: dict[RepoId, tuple[float, float]] = {}
+        """Repositories whose repair failed: (when it is tried again, how long is waited after that)."""
+
+    def state(self) -> ScrubState:
+        return replace(self._state, bytes_read=self._examiner.pace.bytes, reports=tuple(self._reports))
+
+    def begin(self, repository: RepoId | None) -> int:
+        if repository is None:
+            self._all_wanted = True
+        else:
+            self._wanted.add(repository)
+        self._wake.set()
+        return self._state.run + 1
+
+    async def examine(self, repository: RepoId) -> Sequence[str]:
+        damages = await self._examiner.damages(repository)
+        findings = [] if damages else await self._examiner.findings(repository)
+        return [*map(str, damages), *map(str, findings)]
+
+    async def repair(self, repository: RepoId) -> RepairReport:
+        async with self._working:
+            now = self._edges.clock.wall_ms()
+            report = await self._one(repository)
+            return report or RepairReport(repository, (), (), "", now, self._edges.clock.wall_ms())
+
+    async def run(self) -> None:
+        """For ever; ends when cancelled."""
+        interval_s = self._edges.config.scrub_interval_s
+        due_at = self._edges.clock.now() + self._edges.entropy.uniform(interval_s)  # nodes do not all scrub at once
+        await self._resume()
+        while True:
+            self._wake.clear()
+            try:
+                if self._all_wanted or self._edges.clock.now() >= due_at:
+                    self._all_wanted, due_at = False, self._edges.clock.now() + interval_s
+                    await self._pass(None)
+                elif (repositories := self._due()) or self._met_by_others():
+                    await self._pass(repositories)
+            except Exception:
+                log.exception("scrub failed")  # a fault of ours ends this pass, not the scrub
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _resume(self) -> None:
+        """Repairs that a stop of the node broke off are taken up again; and an index that lies is better known soon."""
+        try:
+            await self._file()
+            self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
+        except StorageError as error:
+            log.error("scrub broke off", error=str(error))
+
+    def _due(self) -> set[RepoId]:
+        now = self._edges.clock.now()
+        due = self._wanted | {repository for repository, (at, _) in self._again.items() if at <= now}
+        self._wanted = set()
+        return due
+
+    def _met_by_others(self) -> bool:
+        return any(self._again.get(damage.repository or _FILE) is None for damage in self._edges.journal.damages)
+
+    async def _pass(self, repositories: set[RepoId] | None) -> None:
+        """Over these, or over everything; over those whose damage was met by others too."""
+        async with self._working:
+            self._examiner.pace.bytes = 0
+            clock = self._edges.clock
+            self._state = replace(
+                self._state,
+                run=self._state.run + 1,
+                running=True,
+                repositories=0,
+                skipped=0,
+                begun_at_ms=clock.wall_ms(),
+            )
+            try:
+                damaged = self._edges.journal.damages
+                met = {damage.repository for damage in damaged if damage.repository is not None}
+                if repositories is None or any(damage.repository is None for damage in damaged):
+                    await self._everything()
+                else:
+                    for repository in sorted(repositories | met):
+                        await self._guarded(repository)
+            except (NodeError, OSError) as error:
+                log.error("scrub broke off", error=str(error))
+            finally:
+                self._state = replace(self._state, running=False, repository="")
+
+    async def _everything(self) -> None:
+        after = ""
+        while page := await self._edges.journal.care.keys(after, KEYS_PAGE):
+            for repository in page:
+                await self._guarded(repository)
+            after = page[-1]
+        await self._file()
+        for damage in self._edges.journal.damages:
+            if damage.repository is None:
+                self._edges.journal.mended(damage)  # whatever it was is found by now, and has a name
+        self._state = replace(self._state, ended_at_ms=self._edges.clock.wall_ms())
+        log.info("scrubbed", repositories=self._state.repositories, bytes=self._examiner.pace.bytes)
+
+    async def _guarded(self, repository: RepoId) -> None:
+        self._state = replace(self._state, repository=repository, repositories=self._state.repositories + 1)
+        try:
+            await self._one(repository)
+        except (NotLooked, StorageError) as error:
+            self._state = replace(self._state, skipped=self._state.skipped + 1)
+            log.warning("not scrubbed", repository=repository, reason=str(error))
+        await asyncio.sleep(0)
+
+    async def _one(self, repository: RepoId) -> RepairReport | None:
+        damages = await self._examiner.damages(repository)
+        findings = [] if damages else await self._examiner.findings(repository)
+        replica = self._registry.peek(repository)
+        if not damages and not findings and not (replica and replica.stopped.startswith(DAMAGED)):
+            stopped = "" if replica else (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
+            if not stopped.startswith(DAMAGED):
+                self._clean(repository)
+                return None
+        report = await self._repair.mend(repository, damages, findings)
+        self._note(repository, report)
+        return report
+
+    def _clean(self, repository: RepoId) -> None:
+        """What somebody met is not there any more: it was repaired, or it was a page in memory."""
+        self._again.pop(repository, None)
+        for damage in self._edges.journal.damages:
+            if damage.repository == repository:
+                self._edges.journal.mended(damage)
+
+    def _note(self, repository: RepoId, report: RepairReport) -> None:
+        self._reports.append(report)
+        found, repaired = self._state.found + 1, self._state.repaired + (not report.problem)
+        self._state = replace(self._state, found=found, repaired=repaired)
+        if not report.problem:
+            self._again.pop(repository, None)
+            return
+        _, wait_s = self._again.get(repository, (0.0, RETRY_S))
+        self._again[repository] = (self._edges.clock.now() + wait_s, min(wait_s * 2, RETRY_S_MAX))
+
+    async def _file(self) -> None:
+        """SQLite's own check; indexes are made again, anything else is amnesia."""
+        journal = self._edges.journal
+        wrong = await journal.care.verify_database(REST_S)
+        if not wrong:
+            self._again.pop(_FILE, None)
+            return
+        begun_at_ms = self._edges.clock.wall_ms()
+        log.error("damage found", repository="", found=[wrong], count=1)
+        problem = ""
+        try:
+            await journal.care.reindex()
+            problem = await journal.care.verify_database(REST_S)
+        except StorageError as error:
+            problem = str(error)
+        if problem:
+            await self._repair.mend(_FILE, [JournalDamaged(None, DamagedPart.DATABASE, problem)], [])
+        else:
+            log.warning("repaired", repository="", actions=["indexes made again"])
+        at_ms = self._edges.clock.wall_ms()
+        self._note(_FILE, RepairReport("", (wrong,), ("indexes made again",), problem, begun_at_ms, at_ms))
+
+
+_FILE = RepoId("")
+"""The journal's file as a whole, among repositories whose repair is tried again."""

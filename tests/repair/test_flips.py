@@ -1,0 +1,16 @@
+"""A dozen flipped bytes, each found and repaired without an operator; ``python -m tests.repair.flips`` does hundreds."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.repair.flips import run
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_flipped_bytes_are_found_and_repaired(tmp_path: Path) -> None:
+    result = run(count=12, seed=4, folder=tmp_path)
+    assert result["mattered"] >= 12, result
+    assert not result["missed"], result
+    assert result["outcomes"]["repaired"] >= 10, "the fault fired"

@@ -1,0 +1,176 @@
+"""Scrub and repair over simulated time: what is damaged is found, set aside, made again from the peers, and taken back."""
+
+from dataclasses import replace
+
+import pytest
+
+from node.ports import Consistency, DamagedPart, JournalDamaged, ReadUnavailable, ScrubState
+from node.protocol.ids import Oid, RefName
+from node.protocol.outcome import OutcomeKind
+from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, NodeId, oid, simulated
+
+FAST = {"scrub_bytes_per_s": 1e9}
+KEY = NAME.key
+
+
+def scrub(cluster: Cluster, node: NodeId) -> ScrubState:
+    runtime = cluster[node].runtime
+    assert runtime is not None
+    return runtime.care.state()
+
+
+async def look(cluster: Cluster, node: NodeId, seconds: float = 5.0) -> ScrubState:
+    runtime = cluster[node].runtime
+    assert runtime is not None
+    runtime.care.begin(None)
+    await cluster.settle(seconds)
+    return runtime.care.state()
+
+
+async def pushed(cluster: Cluster) -> None:
+    await cluster.create()
+    assert (await cluster.push(A, 1, content=b"first")).kind is OutcomeKind.COMMITTED
+    assert (await cluster.push(B, 2, 1, content=b"second")).kind is OutcomeKind.COMMITTED
+    await cluster.settle(3)
+
+
+@simulated
+async def test_a_look_at_what_is_whole_finds_nothing() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        state = await look(cluster, B)
+        assert (state.found, state.repositories, state.skipped, state.running) == (0, 1, 0, False)
+        assert state.ended_at_ms
+        assert not cluster[B].journal.care.mended
+
+
+@simulated
+async def test_a_ref_that_was_changed_on_disk_is_written_again_from_the_journal() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        cluster[B].store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        state = await look(cluster, B)
+        assert (state.found, state.repaired) == (1, 1)
+        assert cluster[B].store.repositories[str(NAME)].refs[MAIN] == oid(2)
+        assert (await cluster[B].replica()).stopped == ""
+        assert (await cluster.push(B, 3, 2)).kind is OutcomeKind.COMMITTED, "it votes again"
+
+
+@simulated
+async def test_a_pack_that_was_changed_is_fetched_again_by_its_checksum_and_never_from_who_has_it_wrong() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        for node in (A, B):  # C alone has it right
+            packs = cluster[node].store.repositories[str(NAME)].packs
+            for sha256, pack in packs.items():
+                packs[sha256] = replace(pack, pack=pack.pack[:-1] + b"?")
+            cluster[node].store.small.clear()
+        state = await look(cluster, B)
+        assert (state.found, state.repaired) == (1, 1), state.reports
+        whole = cluster[C].store.repositories[str(NAME)].packs
+        assert {s: p.pack for s, p in cluster[B].store.repositories[str(NAME)].packs.items()} == {
+            s: p.pack for s, p in whole.items()
+        }
+
+
+@simulated
+async def test_what_cannot_be_repaired_stays_set_aside_and_is_repaired_when_a_peer_is_back() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        packs = cluster[B].store.repositories[str(NAME)].packs
+        sha256 = next(iter(packs))
+        packs[sha256] = replace(packs[sha256], pack=b"wrong")
+        cluster[B].store.small.clear()
+        cluster.network.down |= {A, C}
+        state = await look(cluster, B)
+        assert (state.found, state.repaired) == (1, 0)
+        assert "cannot be fetched" in state.reports[-1].problem
+        assert (await cluster[B].replica()).stopped.startswith("damaged: pack")
+        with pytest.raises(ReadUnavailable):
+            await cluster.read(B)
+        cluster.network.down.clear()
+        await cluster.settle(60)
+        assert scrub(cluster, B).repaired == 1
+        assert (await cluster.push(B, 3, 2)).kind is OutcomeKind.COMMITTED
+
+
+@simulated
+async def test_a_replica_that_is_set_aside_neither_votes_nor_serves_and_catches_up_when_it_is_taken_back() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        replica = await cluster[B].replica()
+        replica.set_aside("damaged: a test says so")
+        await cluster[B].journal.stop_voting(KEY, "damaged: a test says so")
+        assert (await cluster.push(A, 3, 2)).kind is OutcomeKind.COMMITTED, "A and C are a quorum"
+        await cluster.settle(2)
+        with pytest.raises(ReadUnavailable):
+            await cluster.read(B)
+        shown = {view.node: view.state for view in await cluster[A].service.replicas(NAME)}
+        assert shown == {A: "current", B: "set aside", C: "current"}
+        await cluster[A].crash()
+        with pytest.raises(ReadUnavailable):
+            await cluster.read(C)  # B's answer counts for nothing
+        await cluster[A].start()
+        state = await look(cluster, B, 20)
+        assert state.repaired == 1
+        assert await cluster.main(B, Consistency.LOCAL) == 3
+
+
+@simulated
+async def test_a_repair_that_a_crash_broke_off_is_taken_up_at_the_next_start() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        await cluster[B].journal.stop_voting(KEY, "damaged: found before the crash")
+        cluster[B].store.repositories[str(NAME)].refs[RefName("refs/heads/ghost")] = oid(1)
+        await cluster[B].crash()
+        await cluster[B].start()
+        await cluster.settle(10)
+        assert scrub(cluster, B).repaired == 1
+        assert (await cluster[B].replica()).stopped == ""
+
+
+@simulated
+async def test_an_alarm_about_history_is_not_cleared_by_a_repair() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        await cluster[B].journal.stop_voting(KEY, "version 2 has two digests")
+        await cluster[B].crash()
+        await cluster[B].start()
+        cluster[B].store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        state = await look(cluster, B)
+        assert (state.found, state.repaired) == (1, 0)
+        assert "set aside before" in state.reports[-1].problem
+        assert (await cluster[B].replica()).stopped == "version 2 has two digests"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [DamagedPart.HISTORY, DamagedPart.CERTIFICATE, DamagedPart.VALUE, DamagedPart.REFS, DamagedPart.INDEX],
+)
+def test_a_row_that_somebody_met_is_mended_within_seconds(part: DamagedPart) -> None:
+    @simulated
+    async def run() -> None:
+        async with Cluster(**FAST) as cluster:
+            await pushed(cluster)
+            journal = cluster[B].journal
+            version = 2 if part in (DamagedPart.HISTORY, DamagedPart.CERTIFICATE) else 0
+            damage = JournalDamaged(KEY, part, "a test says so", version)
+            journal.damaged[KEY, part, version] = damage
+            await cluster.settle(5)
+            assert journal.care.mended == [part]
+            assert scrub(cluster, B).repaired == 1
+            assert (await cluster.push(B, 3, 2)).kind is OutcomeKind.COMMITTED
+
+    run()
+
+
+@simulated
+async def test_an_acceptor_record_that_is_lost_is_not_repaired_but_amnesia() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        damage = JournalDamaged(KEY, DamagedPart.RECORD, "a test says so")
+        cluster[B].journal.damaged[KEY, DamagedPart.RECORD, 0] = damage
+        await cluster.settle(5)
+        state = scrub(cluster, B)
+        assert (state.found, state.repaired) == (1, 0)
+        assert "rejoin" in state.reports[-1].problem
