@@ -157,6 +157,14 @@ _TABLE = (
         settlers=(1, 2),
     ),
     Bound(
+        "duel",
+        "two coordinators with a push each, one claim each; any losses and copies; no timer",
+        3,
+        ((1, "t1"), (2, "t2")),
+        Budget(claims=2),
+        prompt=True,
+    ),
+    Bound(
         "two",
         "two coordinators with a push each; any losses and copies; one timer of either",
         3,
@@ -181,6 +189,14 @@ _TABLE = (
         ((1, "t1"),),
         Budget(crashes=1, timers=2, claims=2),
         settlers=(1, 2),
+        prompt=True,
+    ),
+    Bound(
+        "five-push",
+        "five voters: a push; any losses and copies; no timer",
+        5,
+        ((1, "t1"),),
+        Budget(claims=1),
         prompt=True,
     ),
     Bound(

@@ -21,7 +21,9 @@ from tests.simulation.exhaustive.parts import Parts
 class Dead:
     """Remembers its verdicts."""
 
-    def __init__(self, parts: Parts, *, restarts: bool) -> None:
+    def __init__(self, parts: Parts, *, restarts: bool, prompt: bool) -> None:
+        """``prompt``: a claim that is promised already is answered at once, and not by one more write under way."""
+        self._prompt = prompt
         self._parts = parts
         self._restarts = restarts
         self.surprises = 0
@@ -42,7 +44,8 @@ class Dead:
             return False
         request = isinstance(message, Claim | Prepare | Abort)
         if isinstance(message, Claim | Prepare | Abort):
-            dead = _answered_in_vain(message, receiver, parts.locals[sender])
+            writes = isinstance(message, Claim) and not self._prompt
+            dead = _answered_in_vain(message, receiver, parts.locals[sender], writes=writes)
         else:
             dead = _over(message, receiver)
         if dead:
@@ -56,11 +59,11 @@ class Dead:
         return dead
 
 
-def _answered_in_vain(message: Claim | Prepare | Abort, receiver: Local, sender: Local) -> bool:
+def _answered_in_vain(message: Claim | Prepare | Abort, receiver: Local, sender: Local, *, writes: bool) -> bool:
     assert receiver.voter is not None
     record = receiver.voter.record
     least = record.promised if isinstance(message, Claim) else record.accepted_ballot
-    if message.ballot >= record.promised and message.ballot != least:
+    if message.ballot >= record.promised and (writes or message.ballot != least):
         return False
     left = sender.coordinator is None or sender.coordinator._ballot != message.ballot
     return left and sender.record.promised >= message.ballot

@@ -8,6 +8,7 @@ are left to the seeded simulation and said to be.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -53,12 +54,12 @@ def mutations() -> list[Mutation]:
 
 
 def hunt(mutation: Mutation, bounds: Sequence[Bound], seconds: float) -> Hunted:
-    """``seconds`` for each bound."""
+    """``seconds`` of the processor for each bound."""
     passed: list[str] = []
     cut_short: list[str] = []
     for bound in bounds:
         with mutation.planted():
-            found = Search(bound).run(seconds)
+            found = Search(bound).run(seconds, clock=time.process_time)
         if found.broken:
             way = (found.bound, found.states, len(found.path), found.broken)
             return Hunted(mutation.name, mutation.rule, *way, tuple(passed), tuple(cut_short))
@@ -74,7 +75,7 @@ def _of_core(owner: object) -> bool:
 def main(words: Sequence[str]) -> int:
     """0, whatever is found: a mutation that survives here is told, and is the simulation's to find."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.exhaustive.hunt", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each mutation in each bound (20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the processor, for each mutation in each bound (20)")
     parser.add_argument("--only", action="append", metavar="NAME", help="this mutation; several times for several")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(words)

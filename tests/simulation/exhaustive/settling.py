@@ -23,6 +23,8 @@ class Settling:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._known: dict[tuple[object, ...], str] = {}
+        self.good: set[tuple[object, ...]] = set()
+        """Where a run stood between two timers, and ended well."""
         self.runs = 0
         self.rounds_most = 0
 
@@ -66,12 +68,16 @@ class _Run:
             number = self._row[n]
             if not space.parts.up[number] and (broken := self._take(n, space.parts.beyond(number, hp.Start()))):
                 return broken
+        passed: list[tuple[object, ...]] = []
         for turn in range(ROUNDS_MAX):
             if broken := self._drain():
                 return broken
             self._known.rounds_most = max(self._known.rounds_most, turn)
-            if not self._unsettled():
+            place = (turn, self._live, *self._row, self._space.ghost_of[self._said])
+            if place in self._known.good or not self._unsettled():
+                self._known.good.update(passed)  # nothing is under way here: from here on, every run is the same
                 return ""
+            passed.append(place)
             if broken := self._nudge(turn):
                 return broken
         return self._unsettled()

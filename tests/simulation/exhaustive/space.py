@@ -49,7 +49,7 @@ class Space:
         self.said: list[tuple[Ghost, Budget]] = []
         self.beyond = 0
         """Ways that were not taken since the bound allows no more claims."""
-        self.dead = Dead(self.parts, restarts=bound.restarts)
+        self.dead = Dead(self.parts, restarts=bound.restarts, prompt=bound.prompt)
         self._net_of: dict[Net, int] = {}
         self._said_of: dict[tuple[Ghost, Budget], int] = {}
         self.ghost_of: list[int] = []
