@@ -6,11 +6,9 @@ from urllib.parse import urlencode
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from api.freshness import CONSISTENCY_HEADER, position_headers
 from node.ports import Consistency
 from node.protocol.register import Register
-
-VERSION_HEADER = "X-Gitquorum-Version"
-CONSISTENCY_HEADER = "X-Gitquorum-Consistency"
 
 
 def answer(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -26,7 +24,7 @@ def read_headers(register: Register | None, consistency: Consistency) -> dict[st
     """What every read answer carries. ``None``: an answer about many repositories, each with its own version."""
     headers = {CONSISTENCY_HEADER: consistency.value}
     if register is not None:
-        headers[VERSION_HEADER] = str(register.position.version)
+        headers |= position_headers(register.position)
     return headers
 
 

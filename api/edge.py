@@ -14,8 +14,9 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.freshness import position_headers
 from api.problems import Problem, problem, request_id_of
-from node.ports import Busy, ReadUnavailable, RepositoryAbsent, StorageError
+from node.ports import Busy, ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
 from node.protocol.names import NameRefused
 
 log = structlog.get_logger(__name__)
@@ -89,11 +90,12 @@ def as_problem(error: Exception) -> Problem:
         case NameRefused():
             return problem("bad-name", f"{_sentence(str(error))}.")
         case RepositoryAbsent():
-            return problem("repository-absent")
+            return problem("repository-absent", headers=position_headers(error.position))
         case ReadUnavailable():
-            return problem("read-unavailable")
+            slug = "version-not-reached" if isinstance(error, VersionNotReached) else "read-unavailable"
+            return problem(slug, f"{_sentence(str(error))}.", headers=position_headers(error.position))
         case Busy():
-            return problem("busy")
+            return problem("busy", f"{_sentence(str(error))}.")
         case StorageError():
             log.error("storage failed", error=str(error))
             return problem("storage-failed")

@@ -6,8 +6,9 @@ An answer that begins before the request was read to its end is not finished bef
 and closes the connection: a client that is still sending would otherwise see a reset instead of the answer.
 
 A refusal (``problems.Problem``) is what may be said instead of an answer that has not begun. A stock git client prints the
-plain text that comes with an error (``remote: …``) and ignores everything else, so it gets plain text; all others get
-RFC 9457.
+plain text that comes with an error to its first request (``remote: …``) and ignores everything else, so it gets plain text;
+all others get RFC 9457. At a later request of a fetch git prints nothing but an ``ERR`` packet in a 200: there it hears so what
+may be tried again.
 """
 
 import asyncio
@@ -16,10 +17,14 @@ from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope, Send
 
+from api.freshness import CONSISTENCY_HEADER, position_headers
 from api.git_body import RequestBody
+from api.pkt import pkt
 from api.problems import CONTENT_TYPE as PROBLEM_JSON
 from api.problems import Problem, request_id_of
 from node.config import Config
+from node.ports import Consistency
+from node.protocol.ids import Position
 
 Header = tuple[bytes, bytes]
 
@@ -29,6 +34,8 @@ NO_CACHE: tuple[Header, ...] = (
     (b"cache-control", b"no-cache, max-age=0, must-revalidate"),
 )
 """As git http-backend sends them."""
+
+ERR_BYTES_MAX = 1000
 
 LINGER_BYTES_MAX = 1024**2
 LINGER_S = 2.0
@@ -49,10 +56,10 @@ class Exchange:
         for name, value in scope["headers"]:
             self.headers[name] = self.headers[name] + b"," + value if name in self.headers else value
         self.body = RequestBody(receive, self.headers, config)
-        self.version: int | None = None
+        self.position: Position | None = None
         """Of the repository, once it was read: every answer carries it."""
-        self.local = False
-        """Whether it was read without asking the others."""
+        self.consistency: Consistency | None = None
+        """How it was read, likewise."""
         self.started = False
         self.linger = (LINGER_BYTES_MAX, LINGER_S)
         """How much of the request, and for how long, is read on behind an answer."""
@@ -73,10 +80,9 @@ class Exchange:
     async def start(self, status: HTTPStatus, content_type: bytes, headers: Sequence[Header] = NO_CACHE) -> None:
         """Status and headers; without ``content-length`` the body is chunked."""
         sent = [(b"content-type", content_type), *headers]
-        if self.version is not None:
-            sent.append((b"x-gitquorum-version", b"%d" % self.version))
-        if self.local:
-            sent.append((b"x-gitquorum-consistency", b"local"))
+        sent += ((name.lower().encode(), value.encode()) for name, value in position_headers(self.position).items())
+        if self.consistency is not None:
+            sent.append((CONSISTENCY_HEADER.lower().encode(), self.consistency.value.encode()))
         if not self.body.ended:
             sent.append((b"connection", b"close"))
         self.started = True
@@ -91,16 +97,24 @@ class Exchange:
         await self.body.skip(*self.linger)
         await self._bounded({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def refuse(self, problem: Problem) -> None:
-        """Say why there is no answer."""
+    @property
+    def stock_git(self) -> bool:
+        return self.headers.get(b"user-agent", b"").startswith(b"git/")
+
+    async def refuse(self, problem: Problem, *, in_band: bytes = b"") -> None:
+        """Say why there is no answer. ``in_band``: the content type in which git looks for an ``ERR`` packet."""
         kind = problem.kind
         request_id = self._scope.get("state", {}).get("request_id") or request_id_of(self._scope["headers"])
         headers = [*NO_CACHE, (b"x-request-id", request_id.encode())]
         headers += ((name.lower().encode(), value.encode()) for name, value in problem.headers.items())
         if kind.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % kind.retry_after_s))
-        if self.headers.get(b"user-agent", b"").startswith(b"git/"):
-            body, content_type = f"{problem.detail or kind.advice}\n".encode(), b"text/plain; charset=utf-8"
+        said = problem.detail or kind.advice
+        if in_band and self.stock_git and kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            await self.answer(HTTPStatus.OK, in_band, pkt(b"ERR " + said.encode()[:ERR_BYTES_MAX]), headers)
+            return
+        if self.stock_git:
+            body, content_type = f"{said}\n".encode(), b"text/plain; charset=utf-8"
         else:
             body = problem.body(path=self._scope["path"], request_id=request_id)
             content_type = PROBLEM_JSON.encode()

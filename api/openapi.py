@@ -14,17 +14,20 @@ from pydantic import BaseModel
 
 from api.parameters import REPO_ID_NOT, REPO_ID_PATTERN
 from api.problems import CONTENT_TYPE, KINDS
-from api.schemas import TXN, Committed, ProblemDocument, Vote
+from api.schemas import DIGEST, TXN, Committed, ProblemDocument, Vote
 
 COMMON_PROBLEMS: tuple[str, ...] = ("bad-framing", "not-acceptable", "request-timeout", "target-too-long", "invalid-request")
 COMMON_PROBLEMS += ("headers-too-large", "internal-error", "busy")
 READ_PROBLEMS = ("read-unavailable", "storage-failed", *COMMON_PROBLEMS)
+FRESHNESS_PROBLEMS = ("bad-header", "version-not-reached", *READ_PROBLEMS)
+"""Of reads that the two headers of ``freshness`` may ask something of."""
 WRITE_PROBLEMS = ("quorum-not-reached", "storage-failed", *COMMON_PROBLEMS)
 BODY_PROBLEMS = ("malformed-json", "body-too-large", "unsupported-media-type", "key-reused")
 
 HEADERS: Mapping[str, tuple[str, str]] = {
     "X-Request-Id": ("The request's own id if it sent a sane one, else a new one.", "4f1d2a9c0b7e6d53"),
     "X-Gitquorum-Version": ("Number of committed changes of the repository.", "42"),
+    "X-Gitquorum-Digest": ("Hash chained over those changes.", DIGEST),
     "X-Gitquorum-Consistency": ("How fresh this answer is: linearizable or local.", "linearizable"),
     "Link": ("The next page, rel=next; absent on the last one.", '</repos?cursor=YWxpY2U&limit=100>; rel="next"'),
     "Location": ("Where the outcome will be.", f"/transactions/{TXN}"),

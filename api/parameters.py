@@ -6,12 +6,12 @@ A query parameter that is not known, or given twice, is refused: a client that m
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from api.freshness import CONSISTENCY_HEADER, MIN_VERSION_HEADER, VERSION_MAX, Freshness, freshness_of
 from api.problems import problem
-from node.config import Config
 from node.ports import Consistency
 from node.protocol.names import RepositoryName
 
@@ -24,7 +24,6 @@ KEY_PATTERN = r"^[!-~]{1,128}$"
 CURSOR_LENGTH_MAX = 2048
 PAGE_MAX = 1000
 HISTORY_PAGE_MAX = 256
-VERSION_MAX = 2**53 - 1
 
 
 def _name_schema(what: str) -> dict[str, Any]:
@@ -42,17 +41,32 @@ async def repository_name(
 Name = Annotated[RepositoryName, Depends(repository_name)]
 
 ConsistencyHeader = Annotated[
-    Literal["linearizable", "local"] | None,
+    str | None,
     Header(
-        alias="X-Gitquorum-Consistency",
+        alias=CONSISTENCY_HEADER,
         description="How fresh a read must be; the node's setting decides where it is not given.",
+        json_schema_extra={"enum": [each.value for each in Consistency]},
+    ),
+]
+
+MinVersionHeader = Annotated[
+    str | None,
+    Header(
+        alias=MIN_VERSION_HEADER,
+        description="A version that the reader has seen already: nothing older is served.",
+        json_schema_extra={"pattern": "^[0-9]{1,16}$", "example": "42"},
     ),
 ]
 
 
-def consistency_of(asked: str | None, config: Config) -> Consistency:
-    return Consistency(asked or config.consistency)
+async def freshness(request: Request, consistency: ConsistencyHeader = None, min_version: MinVersionHeader = None) -> Freshness:
+    """What a read's headers say; ``Problem`` (400) where that is not understood. Both are read from the request itself, where
+    one that was given twice can be seen; as parameters they are there to be documented."""
+    given = request.headers.getlist
+    return freshness_of(given(CONSISTENCY_HEADER), given(MIN_VERSION_HEADER), request.app.state.config)
 
+
+Fresh = Annotated[Freshness, Depends(freshness)]
 
 Cursor = Annotated[
     str | None, Query(max_length=CURSOR_LENGTH_MAX, description="From ``next`` or the Link header of the page before.")

@@ -43,6 +43,7 @@ def _catalogue(*kinds: Kind) -> Mapping[str, Kind]:
 KINDS = _catalogue(
     Kind("bad-framing", 400, "Malformed HTTP request", "Send one well-formed HTTP/1.1 request at a time."),
     Kind("malformed-json", 400, "Malformed JSON", "Send one JSON object in UTF-8."),
+    Kind("bad-header", 400, "Request header not valid", "Correct the header that is named, or leave it out."),
     Kind("no-such-path", 404, "No such path", "See /openapi.json for the paths there are."),
     Kind("repository-absent", 404, "Repository does not exist", "Check the name, capitals too, or create it: POST /repos."),
     Kind("transaction-absent", 404, "Transaction not known", "Check the id; old transactions are forgotten, history is not."),
@@ -60,6 +61,7 @@ KINDS = _catalogue(
     Kind("internal-error", 500, "Internal error", "This is a fault of the server; report it with the request id.", 5),
     Kind("quorum-not-reached", 503, "Quorum not reached", "Nothing was changed, for certain; send it again.", 2),
     Kind("read-unavailable", 503, "No majority to read from", "Try again, or ask for X-Gitquorum-Consistency: local.", 1),
+    Kind("version-not-reached", 503, "Version not reached", "This node does not have that version yet; try again.", 1),
     Kind("not-ready", 503, "Node not ready", "Try again, or ask another node.", 2),
     Kind("busy", 503, "Too busy", "A stated bound on concurrent work is reached; try again later.", 1),
     Kind("storage-failed", 503, "Storage failed", "This node's disk is full or failing; ask another node.", 10),

@@ -18,7 +18,7 @@ from api.report_status import ATOMIC_FAILED, UNPACK_FAILED, every, reasons_of, r
 from api.second_look import SecondLook
 from api.side_band import RESULT, SideBand
 from node.config import Config
-from node.ports import DiskRefused, NodeError, PackRefused, Quarantine, QuarantineIntake, Service, StorageError
+from node.ports import Busy, DiskRefused, NodeError, PackRefused, Quarantine, QuarantineIntake, Service, StorageError
 from node.protocol.change import RefUpdate
 from node.protocol.ids import RefName, TxnId
 from node.protocol.names import RepositoryName
@@ -26,6 +26,8 @@ from node.protocol.outcome import OutcomeKind
 
 ACTOR = "anonymous"
 """Until accounts exist."""
+
+BUSY = "too busy, nothing was written"
 
 SKIP_BYTES_MAX = 256 * 1024
 SKIP_S = 2.0
@@ -54,7 +56,7 @@ async def receive_pack(exchange: Exchange, service: Service, config: Config, bud
                 await exchange.body.skip(SKIP_BYTES_MAX, SKIP_S)
                 await exchange.answer(HTTPStatus.OK, RESULT, b"")
                 return
-            look = SecondLook(service, name, exchange.version)
+            look = SecondLook(service, name, exchange.position)
             await _Push(exchange, service, config, name, request, look).run(PushPack(head, pieces, look.moved))
 
 
@@ -108,13 +110,15 @@ class _Push:
             await body.skip(SKIP_BYTES_MAX, SKIP_S)
             self._exchange.linger = (self._pack_bytes_max, LINGER_S)
         said = report(request.commands, unpack, reasons) if request.wants_report else b""
-        self._exchange.version = max(self._exchange.version or 0, self._look.version or 0)
+        known = [position for position in (self._exchange.position, self._look.position) if position is not None]
+        self._exchange.position = max(known, key=lambda position: position.version, default=None)
         await self._band.finish(said, self._remark)
 
     async def _push(self, pack: PushPack, afterwards: AsyncExitStack) -> dict[bytes, str]:
         """Per ref, why it was not written."""
         updates, reasons = screen(self._request.commands)
         self._stop_if_hopeless(updates, reasons)
+        self._stop_if_crowded()
         txn = self._service.new_txn()
         quarantine = await afterwards.enter_async_context(await self._receive(txn, pack))
         updates, faults = await self._examine(quarantine, updates)
@@ -136,10 +140,20 @@ class _Push:
             raise self._sayable(error) from error
 
     def _sayable(self, error: NodeError) -> Exception:
-        """Before the answer has begun, a status says it best; afterwards (a keep-alive begins it) the report must."""
+        """Before the answer has begun, a status says it best, but not to git, which shows of a push's status the number only;
+        afterwards (a keep-alive begins it) the report must."""
+        if isinstance(error, Busy) and self._exchange.stock_git:
+            return _Refused(f"{BUSY}: {error}", every(self._request.commands, BUSY))
         if not self._exchange.started:
             return error
         return _Refused(str(error), every(self._request.commands, UNPACK_FAILED))
+
+    def _stop_if_crowded(self) -> None:
+        """Before the pack is read: it would be judged in vain."""
+        try:
+            self._service.check_push(self._name)
+        except Busy as error:
+            raise self._sayable(error) from error
 
     def _stop_if_hopeless(self, updates: Sequence[RefUpdate], reasons: dict[bytes, str]) -> None:
         if reasons and self._request.atomic:
@@ -190,10 +204,12 @@ class _Push:
             outcome = await self._service.push(
                 self._name, txn, quarantine, updates, actor=ACTOR, atomic=atomic, progress=self._band.progress
             )
+        except Busy as error:
+            raise self._sayable(error) from error
         except StorageError as error:
             # It was submitted, and may have reached a voter: no word but this one is true.
             return {ref.encode(): f"{unknown(txn, self._url)} ({error})" for ref in refs}
         if outcome.kind is OutcomeKind.COMMITTED and outcome.position is not None:
-            self._exchange.version = outcome.position.version
+            self._exchange.position = outcome.position
             self._remark = remark(outcome)
         return reasons_of(outcome, refs, atomic=atomic, url=self._url)

@@ -10,21 +10,21 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from api.answers import CONSISTENCY_HEADER, VERSION_HEADER, answer, link_next, read_headers
+from api.answers import answer, link_next, read_headers
 from api.bodies import check_media_type, decode_json, read_body
+from api.freshness import CONSISTENCY_HEADER, DIGEST_HEADER, VERSION_HEADER, Freshness, position_headers
 from api.histories import history_page
 from api.idempotency import Content, KeyMemory, check_outcome
-from api.openapi import BODY_PROBLEMS, READ_PROBLEMS, WRITE_PROBLEMS, create_body, documented
+from api.openapi import BODY_PROBLEMS, FRESHNESS_PROBLEMS, READ_PROBLEMS, WRITE_PROBLEMS, create_body, documented
 from api.outcomes import committed_on, origin, raise_aborted, unsettled
 from api.parameters import (
-    ConsistencyHeader,
     Cursor,
+    Fresh,
     HistoryLimit,
     KeyHeader,
     Limit,
     Name,
     Since,
-    consistency_of,
     key_of,
     only,
     read_cursor,
@@ -74,7 +74,7 @@ class Repositories:
         add, one = self.router.add_api_route, "/repos/{owner}/{repo}"
         nothing = [Depends(only())]
         page = [Depends(only("cursor", "limit"))]
-        versions = (VERSION_HEADER, CONSISTENCY_HEADER)
+        versions = (VERSION_HEADER, DIGEST_HEADER, CONSISTENCY_HEADER)
         add(
             "/repos",
             self.create,
@@ -86,7 +86,7 @@ class Repositories:
             responses=documented(
                 {201: Created, 202: Unsettled},
                 ("bad-name", "repository-exists", *BODY_PROBLEMS, *WRITE_PROBLEMS),
-                headers={202: ("Location",), 201: (VERSION_HEADER,)},
+                headers={202: ("Location",), 201: (VERSION_HEADER, DIGEST_HEADER)},
             ),
         )
         add(
@@ -106,7 +106,7 @@ class Repositories:
             responses=documented(
                 {200: Deleted, 202: Unsettled},
                 ("bad-name", "repository-absent", "key-reused", *WRITE_PROBLEMS),
-                headers={202: ("Location",), 200: (VERSION_HEADER,)},
+                headers={202: ("Location",), 200: (VERSION_HEADER, DIGEST_HEADER)},
             ),
         )
         for path, endpoint, name, model, dependencies in (
@@ -122,7 +122,7 @@ class Repositories:
                 operation_id=name,
                 dependencies=dependencies,
                 responses=documented(
-                    {200: model}, ("bad-name", "repository-absent", *READ_PROBLEMS), headers={200: (*versions, "Link")}
+                    {200: model}, ("bad-name", "repository-absent", *FRESHNESS_PROBLEMS), headers={200: (*versions, "Link")}
                 ),
             )
 
@@ -186,6 +186,9 @@ class Repositories:
 
     # ------------------------------------------------------------ reads
 
+    async def _read(self, name: RepositoryName, fresh: Freshness) -> Register:
+        return await self._service.read(name, fresh.consistency, fresh.at_least)
+
     async def index(self, request: Request, cursor: Cursor = None, limit: Limit = 100) -> Response:
         """Existing repositories, as this node knows them (always local)."""
         after = read_cursor(cursor)
@@ -199,10 +202,9 @@ class Repositories:
             headers |= link_next(request, cursor=following, limit=limit)
         return answer(RepositoryPage(repositories=shown, next=following), headers=headers)
 
-    async def show(self, name: Name, consistency: ConsistencyHeader = None) -> Response:
+    async def show(self, name: Name, fresh: Fresh) -> Response:
         """One repository."""
-        wanted = consistency_of(consistency, self._config)
-        register = await self._service.read(name, wanted)
+        register = await self._read(name, fresh)
         size = await self._service.size_bytes(name)
         shown = Repository(
             repo_id=register.name,
@@ -212,26 +214,25 @@ class Repositories:
             digest=register.position.digest,
             size=size,
         )
-        return answer(shown, headers=read_headers(register, wanted))
+        return answer(shown, headers=read_headers(register, fresh.consistency))
 
     async def refs(
         self,
         request: Request,
         name: Name,
+        fresh: Fresh,
         cursor: Cursor = None,
         limit: Limit = 100,
-        consistency: ConsistencyHeader = None,
     ) -> Response:
         """Refs in the order of their names. Pages of one listing may show different versions; each says which."""
-        wanted = consistency_of(consistency, self._config)
         after = read_cursor(cursor)
-        register = await self._service.read(name, wanted)
+        register = await self._read(name, fresh)
         if len(register.refs) > REFS_INLINE_MAX:
             names = await asyncio.to_thread(_names_after, register, after, limit + 1)
         else:
             names = _names_after(register, after, limit + 1)
         following = write_cursor(names[limit - 1]) if len(names) > limit else None
-        headers = read_headers(register, wanted)
+        headers = read_headers(register, fresh.consistency)
         if following is not None:
             headers |= link_next(request, cursor=following, limit=limit)
         states = [RefState(name=ref, oid=register.refs[ref].oid, peeled=register.refs[ref].peeled) for ref in names[:limit]]
@@ -240,10 +241,9 @@ class Repositories:
         )
         return answer(shown, headers=headers)
 
-    async def replicas(self, name: Name, consistency: ConsistencyHeader = None) -> Response:
+    async def replicas(self, name: Name, fresh: Fresh) -> Response:
         """Version, digest and state of the repository on every node."""
-        wanted = consistency_of(consistency, self._config)
-        register = await self._service.read(name, wanted)
+        register = await self._read(name, fresh)
         states = [
             ReplicaState(
                 node_id=replica.node,
@@ -256,22 +256,26 @@ class Repositories:
         ]
         position = register.position
         shown = Replicas(repo_id=register.name, version=position.version, digest=position.digest, replicas=states)
-        return answer(shown, headers=read_headers(register, wanted))
+        return answer(shown, headers=read_headers(register, fresh.consistency))
 
     async def history(
         self,
         request: Request,
         name: Name,
+        fresh: Fresh,
         since: Since = 0,
         limit: HistoryLimit = 50,
-        consistency: ConsistencyHeader = None,
     ) -> Response:
         """Committed changes with their certificates, oldest first."""
-        wanted = consistency_of(consistency, self._config)
-        register = await self._service.read(name, wanted)
-        entries = await self._service.history(name, since, limit)
+        register = await self._read(name, fresh)
+        # The journal may be a change ahead of what is applied: an answer shows its version and nothing later.
+        entries = [
+            entry
+            for entry in await self._service.history(name, since, limit)
+            if entry.change.position.version <= register.position.version
+        ]
         shown = await asyncio.to_thread(history_page, register, entries)
-        headers = read_headers(register, wanted)
+        headers = read_headers(register, fresh.consistency)
         if shown.next is not None:
             headers |= link_next(request, since=shown.next, limit=limit)
         return answer(shown, headers=headers)
@@ -285,7 +289,7 @@ def _branch(text: str) -> RefName:
 
 
 def _version(outcome: Outcome) -> dict[str, str]:
-    return {VERSION_HEADER: str(outcome.position.version)} if outcome.position else {}
+    return position_headers(outcome.position)
 
 
 def _listed(register: Register) -> Listed:

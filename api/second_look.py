@@ -5,10 +5,12 @@ Asked only before a refusal, and before a pack goes on that could not be had aga
 """
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
-from node.ports import Consistency, ReadUnavailable, RepositoryAbsent, Service
+from node.ports import Busy, Consistency, ReadUnavailable, RepositoryAbsent, Service
+from node.protocol.ids import Position
 from node.protocol.names import RepositoryName
 
 LOOK_S = 1.0
@@ -20,9 +22,9 @@ log = structlog.get_logger(__name__)
 class SecondLook:
     """One push's. ``moved()`` is true if this node knows more now than at the look before."""
 
-    def __init__(self, service: Service, name: RepositoryName, version: int | None) -> None:
-        """``version``: what this node knew when the push began."""
-        self.version = version
+    def __init__(self, service: Service, name: RepositoryName, position: Position | None) -> None:
+        """``position``: what this node knew when the push began."""
+        self.position = position
         self.excuse = ""
         """Why this node may still be behind, for whoever is refused; empty after a good look."""
         self._service = service
@@ -30,25 +32,26 @@ class SecondLook:
         self._left_s = LOOK_S
 
     async def moved(self) -> bool:
-        before = self.version
+        before = self.position
         began_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(max(self._left_s, 0.0)):
-                self.version = await self._version(Consistency.LINEARIZABLE)
+                self.position = await self._position(Consistency.LINEARIZABLE)
             self.excuse = ""
-        except (ReadUnavailable, TimeoutError) as error:
-            # It may have learned something all the same.
-            self.version = await self._version(Consistency.LOCAL)
+        except (ReadUnavailable, Busy, TimeoutError) as error:
+            # It may have learned something all the same, unless it has been set aside meanwhile.
+            with suppress(ReadUnavailable):
+                self.position = await self._position(Consistency.LOCAL)
             reason = str(error) or f"not within {LOOK_S:g} s"
             self.excuse = f" (this node could not compare itself with the others: {reason}; try again)"
         self._left_s -= asyncio.get_running_loop().time() - began_at
-        if self.version != before:
-            log.info("caught up for a push", repository=str(self._name), before=before, now=self.version)
-        return self.version != before
+        if self.position != before:
+            log.info("caught up for a push", repository=str(self._name), before=str(before), now=str(self.position))
+        return self.position != before
 
-    async def _version(self, consistency: Consistency) -> int | None:
+    async def _position(self, consistency: Consistency) -> Position | None:
         """``None`` when the repository is gone: then the push is refused for what it is refused for."""
         try:
-            return (await self._service.read(self._name, consistency)).position.version
+            return (await self._service.read(self._name, consistency)).position
         except RepositoryAbsent:
             return None

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import advertise
 from api.fetch_request import BadFetchRequest
+from api.freshness import CONSISTENCY_HEADER, MIN_VERSION_HEADER, Freshness, freshness_of
 from api.git_body import BodyMalformed, BodyRefused, BodyTimeout, BodyTooLarge, Budget, ClientGone
 from api.git_exchange import ClientStalled, Exchange
 from api.git_problems import git_problem
@@ -26,9 +27,18 @@ from api.pkt import BadPktLine, TooManyBytes
 from api.problems import Problem, problem
 from api.push_commands import BadPushRequest
 from api.receive_pack import receive_pack
-from api.upload_pack import send_pieces, upload_pack
+from api.upload_pack import RESULT, send_pieces, upload_pack
 from node.config import Config
-from node.ports import Busy, Consistency, ReadUnavailable, RepositoryAbsent, Service, StorageError
+from node.ports import (
+    Busy,
+    Consistency,
+    ReadRefused,
+    ReadUnavailable,
+    RepositoryAbsent,
+    Service,
+    StorageError,
+    VersionNotReached,
+)
 from node.protocol.names import BadRepositoryName, RepositoryName
 from node.protocol.register import Register
 
@@ -39,6 +49,7 @@ QUERY_FIELDS_MAX = 16
 
 _PATH = re.compile(r"/([^/]+)/([^/]+)\.git/(.+)", re.DOTALL)
 _SERVICES = {"git-upload-pack", "git-receive-pack"}
+_FRESHNESS = (CONSISTENCY_HEADER.lower().encode(), MIN_VERSION_HEADER.lower().encode())
 
 _FAILURES = (
     Problem, BadRepositoryName, RepositoryAbsent, ReadUnavailable, Busy, StorageError,
@@ -71,7 +82,10 @@ class SmartHttp:
                 if exchange.started:
                     log.warning("answer cut short", path=scope["path"], reason=str(error))
                     return
-                await exchange.refuse(_problem(error))
+                if isinstance(error, ReadRefused) and error.position is not None:
+                    exchange.position = error.position
+                fetching = scope["path"].endswith(".git/git-upload-pack")
+                await exchange.refuse(_problem(error), in_band=RESULT if fetching else b"")
         except ClientStalled as stalled:
             log.info("client gave up on", path=scope["path"], reason=str(stalled))
 
@@ -93,40 +107,55 @@ class SmartHttp:
 
     async def _advertise(self, exchange: Exchange, name: RepositoryName, query: bytes) -> None:
         service = _service(query)
-        register = await (self._read_to_push if service == "git-receive-pack" else self._read)(exchange, name)
+        fresh = _freshness(exchange, self._config)
         if service == "git-receive-pack":
-            pieces = advertise.receive_pack(register)
+            self._service.check_push(name)
+            pieces = advertise.receive_pack(await self._read_to_push(exchange, name, fresh))
         elif _protocol_version(exchange) == 2:
+            await self._look(exchange, name, fresh)
             pieces = iter((advertise.upload_pack_v2(),))
         else:
-            pieces = advertise.upload_pack_v0(register)
+            pieces = advertise.upload_pack_v0(await self._read(exchange, name, fresh))
         await send_pieces(exchange, f"application/x-{service}-advertisement".encode(), pieces)
 
     async def _serve(self, exchange: Exchange, name: RepositoryName, what: str) -> None:
+        fresh = _freshness(exchange, self._config)
         if what == "git-upload-pack":
             version = _protocol_version(exchange)
-            await upload_pack(exchange, self._service, self._config, self._budget, version, lambda: self._read(exchange, name))
+
+            async def read() -> Register:
+                return await self._read(exchange, name, fresh)
+
+            await upload_pack(exchange, self._service, self._config, self._budget, version, read)
             return
         await self._find(exchange, name)
         await receive_pack(exchange, self._service, self._config, self._budget, name)
 
-    async def _read(self, exchange: Exchange, name: RepositoryName) -> Register:
-        consistency = _consistency(exchange, self._config)
-        register = await self._service.read(name, consistency)
-        exchange.version = register.position.version
-        exchange.local = consistency is Consistency.LOCAL
+    async def _read(self, exchange: Exchange, name: RepositoryName, fresh: Freshness) -> Register:
+        """The question to the others, once for each request that shows refs or objects. A fetch after an advertisement asks
+        again: a later request must not rely on an earlier one's answer (R5), and git fetches exact ids without any look at
+        the refs before."""
+        exchange.consistency = fresh.consistency
+        register = await self._service.read(name, fresh.consistency, fresh.at_least)
+        exchange.position = register.position
         return register
 
-    async def _read_to_push(self, exchange: Exchange, name: RepositoryName) -> Register:
+    async def _look(self, exchange: Exchange, name: RepositoryName, fresh: Freshness) -> None:
+        """For the capabilities of v2, which show nothing of a repository but that it exists: refs are asked for by a request
+        of their own, and that one asks the others. It is still refused here what would be refused there: git prints it best."""
+        register = await self._service.look(name, fresh.consistency)
+        exchange.position, exchange.consistency = register.position, Consistency.LOCAL
+
+    async def _read_to_push(self, exchange: Exchange, name: RepositoryName, fresh: Freshness) -> Register:
         """What a push is compared with. Without a majority in reach what this node knows will do: the coordinator looks at
         the old values again, and it is the one to say, ref by ref, which nodes a quorum lacks."""
         try:
             async with asyncio.timeout(READ_TO_PUSH_S):
-                return await self._read(exchange, name)
+                return await self._read(exchange, name, fresh)
+        except VersionNotReached:
+            raise
         except (ReadUnavailable, TimeoutError):
-            register = await self._service.read(name, Consistency.LOCAL)
-            exchange.version, exchange.local = register.position.version, True
-            return register
+            return await self._read(exchange, name, Freshness(Consistency.LOCAL, fresh.at_least))
 
     async def _find(self, exchange: Exchange, name: RepositoryName) -> None:
         """Whether there is something to push to. What this node knows is enough for a yes: the coordinator looks at
@@ -135,7 +164,7 @@ class SmartHttp:
             register = await self._service.read(name, Consistency.LOCAL)
         except RepositoryAbsent:
             register = await self._service.read(name, Consistency.LINEARIZABLE)
-        exchange.version = register.position.version
+        exchange.position = register.position
 
 
 def _problem(error: Exception) -> Problem:
@@ -146,6 +175,8 @@ def _problem(error: Exception) -> Problem:
             return problem("bad-name", str(error))
         case RepositoryAbsent():
             return problem("repository-absent", str(error))
+        case VersionNotReached():
+            return problem("version-not-reached", str(error))
         case ReadUnavailable():
             return problem("read-unavailable", str(error))
         case Busy():
@@ -193,9 +224,8 @@ def _protocol_version(exchange: Exchange) -> int:
     return 2 if b"version=2" in words else 0
 
 
-def _consistency(exchange: Exchange, config: Config) -> Consistency:
-    given = exchange.headers.get(b"x-gitquorum-consistency", config.consistency.encode()).decode("latin-1")
-    try:
-        return Consistency(given.strip().lower())
-    except ValueError:
-        raise problem("invalid-request", "X-Gitquorum-Consistency is linearizable or local") from None
+def _freshness(exchange: Exchange, config: Config) -> Freshness:
+    """``Exchange`` has joined headers that were given twice by a comma, which neither value may hold."""
+    values = (exchange.headers.get(name) for name in _FRESHNESS)
+    consistency, min_version = ([] if value is None else [value.decode("latin-1")] for value in values)
+    return freshness_of(consistency, min_version, config)

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
-from api.answers import CONSISTENCY_HEADER, VERSION_HEADER, answer
+from api.answers import answer
+from api.freshness import CONSISTENCY_HEADER, DIGEST_HEADER, VERSION_HEADER, position_headers
 from api.openapi import READ_PROBLEMS, documented
 from api.outcomes import votes_of
 from api.parameters import TXN_PATTERN, only
@@ -31,7 +32,7 @@ class Transactions:
             responses=documented(
                 {200: TransactionState},
                 ("bad-name", "transaction-absent", *READ_PROBLEMS),
-                headers={200: (CONSISTENCY_HEADER, VERSION_HEADER)},
+                headers={200: (CONSISTENCY_HEADER, VERSION_HEADER, DIGEST_HEADER)},
             ),
         )
 
@@ -40,9 +41,7 @@ class Transactions:
         record = await self._service.transaction(check_txn_id(transaction_id))
         if record is None:
             raise problem("transaction-absent")
-        headers = {CONSISTENCY_HEADER: Consistency.LOCAL.value}
-        if record.position is not None:
-            headers[VERSION_HEADER] = str(record.position.version)
+        headers = {CONSISTENCY_HEADER: Consistency.LOCAL.value, **position_headers(record.position)}
         return answer(state_of(record), headers=headers)
 
 

@@ -13,7 +13,8 @@ import hashlib
 import subprocess
 import time
 
-from bench.lab import Lab, Pusher, lab, machine, spread, tell, wait
+from bench.lab import Lab, lab, machine, spread, tell, wait
+from node.command.drill_load import Lane
 from node.command.drill_push import Fate
 from node.command.selfcheck import git_environment
 from node.command.up import why_not_ready
@@ -46,15 +47,15 @@ def main() -> int:
 def once(cluster: Lab, repository: str, behind: int, pause_s: float) -> dict[str, object]:
     """One absence and return."""
     path = f"/repos/{repository}"
-    pushers = [Pusher(cluster.client(number, repository), f"from-{number}") for number in (1, 2)]
-    pushers[0].once()
+    before = Lane([cluster.client(1, repository)], "before")
+    before.once()
     cluster.wait_well()
     cluster.kill(VICTIM)
     began = time.monotonic()
-    while len(pushers[0].pushed) < behind + 1:
-        pushers[0].once()
+    while len(before.pushed) < behind + 1:
+        before.once()
     made_s = time.monotonic() - began
-    goes_on = Pusher(cluster.client(2, repository), "goes-on", pause_s)
+    goes_on = Lane([cluster.client(2, repository)], "goes-on", pause_s)
     goes_on.start()
     started_at = cluster.start(VICTIM)
     target = int(cluster.local(1, path)["version"])
@@ -73,7 +74,7 @@ def once(cluster: Lab, repository: str, behind: int, pause_s: float) -> dict[str
     meanwhile = goes_on.stop()
     wait(lambda: version(VICTIM) == version(1) == version(2), 10, "all are at one version")
     prints = [fingerprint(cluster, number, repository) for number in (1, 2, VICTIM)]
-    missing = lost(cluster, repository, [*pushers[0].pushed, *meanwhile])
+    missing = cluster.lost(VICTIM, repository, [*before.pushed, *meanwhile])
     cluster.wait_well()
     return {
         "made_s": round(made_s, 1),
@@ -84,23 +85,9 @@ def once(cluster: Lab, repository: str, behind: int, pause_s: float) -> dict[str
         "caught_up_s": round(caught_up_at - started_at, 2),
         "current_s": round(current_at - started_at, 2),
         "equal": len(set(prints)) == 1 and not missing,
-        "lost": len(missing),
+        "lost": missing,
         "packs": len(list((cluster.node(VICTIM).data / f"{repository}.git/objects/pack").glob("*.pack"))),
     }
-
-
-def lost(cluster: Lab, repository: str, pushed: list[object]) -> set[str]:
-    """Acknowledged pushes that the returned node's history does not hold."""
-    held: set[str] = set()
-    since = 0
-    while True:
-        page = cluster.local(VICTIM, f"/repos/{repository}/history?since={since}&limit=200")
-        changes = page["changes"]
-        held |= {update["new"] for change in changes for each in change["requests"] for update in each["updates"]}
-        if page["next"] is None:
-            break
-        since += len(changes)
-    return {each.new for each in pushed if each.fate is Fate.ACKNOWLEDGED} - held  # type: ignore[attr-defined]
 
 
 def fingerprint(cluster: Lab, number: int, repository: str) -> str:

@@ -10,9 +10,8 @@ import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from typing import Any
 from node.command import brokers, processes
 from node.command.client import LOCAL, NodeSilent, request
 from node.command.down import down
-from node.command.drill_push import ZERO, Client, Fate, Pushed, commit
+from node.command.drill_doubts import History
+from node.command.drill_push import Client, Fate, Pushed
+from node.command.drill_targets import Target
 from node.command.output import Output
 from node.command.sockets import is_free
 from node.command.state import Cluster, Home, NodePlace
@@ -50,6 +51,15 @@ class Lab:
 
     def client(self, number: int, repository: str, timeout_s: float = PUSH_TIMEOUT_S) -> Client:
         return Client(self.node(number).id, self.node(number).url, repository, timeout_s)
+
+    def target(self, number: int) -> Target:
+        return Target(self.node(number).id, self.node(number).url)
+
+    def lost(self, number: int, repository: str, pushed: Iterable[Pushed]) -> int:
+        """How many acknowledged pushes this node's own history does not hold."""
+        history = History(self.target(number), repository)
+        assert history.read(), f"node-{number} does not tell its history"
+        return len({each.new for each in pushed if each.fate is Fate.ACKNOWLEDGED} - history.oids)
 
     def local(self, number: int, path: str) -> dict[str, Any]:
         """What this node knows by itself; empty while it does not answer."""
@@ -97,7 +107,7 @@ class Lab:
 
     def wait_well(self, timeout_s: float = 60.0) -> None:
         """Every node has a write quorum and every peer in reach."""
-        wait(self._well, timeout_s, "the cluster is well")
+        wait(self._well, timeout_s, "the cluster is well", 0.2)
 
     def _well(self) -> bool:
         for number, node in enumerate(self.nodes, start=1):
@@ -127,43 +137,6 @@ def lab(broker: str = "direct", nodes: int = 3) -> Iterator[Lab]:
                 if (process := processes.running(node)) is not None:
                     process.send_signal(signal.SIGCONT)
             down(home, output, purge=True)
-
-
-class Pusher(threading.Thread):
-    """Pushes one commit after another to a branch of its own until it is stopped; remembers what became of each."""
-
-    def __init__(self, client: Client, branch: str, pause_s: float = 0.0, tip: str = ZERO) -> None:
-        super().__init__(name=f"pusher to {client.node}")
-        self.pushed: list[Pushed] = []
-        self.tip = tip
-        self._client = client
-        self._ref = f"refs/heads/{branch}"
-        self._pause_s = pause_s
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        while not self._ended.is_set():
-            self.once()
-            self._ended.wait(self._pause_s)
-        self._client.close()
-
-    def once(self) -> Pushed:
-        """One push. After one that is unknown the next goes to a branch of its own: nobody can say what the old one is."""
-        number = len(self.pushed)
-        oid, pack = commit(self.tip, f"{self._ref} {number} {time.time_ns()}\n")
-        done = self._client.push(self._ref, self.tip, oid, pack)
-        self.pushed.append(done)
-        if done.fate is Fate.ACKNOWLEDGED:
-            self.tip = oid
-        elif done.fate is Fate.UNKNOWN:
-            self._ref, self.tip = f"{self._ref}x", ZERO
-        return done
-
-    def stop(self) -> list[Pushed]:
-        self._ended.set()
-        self.join(timeout=60)
-        assert not self.is_alive()
-        return self.pushed
 
 
 def wait(condition: Callable[[], object], timeout_s: float, what: str, pause_s: float = 0.05) -> float:

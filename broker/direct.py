@@ -8,7 +8,7 @@ connection. Every message is safe to repeat, so one that met a connection which 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from io import BytesIO
 from typing import cast
 
@@ -35,8 +35,10 @@ _REFUSAL_BYTES_MAX = 4096
 class HttpPeers:
     """``ports.Peers``: questions to peers by direct HTTP."""
 
-    def __init__(self, codec: Codec, urls: Mapping[NodeId, str]) -> None:
-        """``urls`` by member; this node's own is not used. Nothing is connected before the first question."""
+    def __init__(self, codec: Codec, urls: Mapping[NodeId, str], may_repeat: Callable[[], bool] = lambda: True) -> None:
+        """``urls`` by member; this node's own is not used. Nothing is connected before the first question. ``may_repeat`` asks
+        the node's retry budget."""
+        self._may_repeat = may_repeat
         self.codec = codec
         self._urls = {node: url.rstrip("/") for node, url in urls.items() if node != codec.me}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
@@ -118,8 +120,10 @@ class HttpPeers:
             return await self._post_once(sealed)
         except aiohttp.ClientConnectorError as error:
             raise _mapped(sealed.receiver, error) from error
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            pass  # most likely an idle connection that the peer was just closing
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            # most likely an idle connection that the peer was just closing
+            if not self._may_repeat():
+                raise _mapped(sealed.receiver, error) from error
         except aiohttp.ClientError as error:
             raise _mapped(sealed.receiver, error) from error
         try:

@@ -105,12 +105,16 @@ class Applier:
                 try:
                     await self._some(self._next_run(1 if tries else RUN_MAX))
                     tries = 0
+                    self._sync_soon()
                 except (NodeError, OSError) as error:
                     tries += 1
                     if await self._refused(error, tries):
                         break
         finally:
             self._applying = False
+
+    def _sync_soon(self) -> None:
+        """Also while there is more to apply: what a long catch-up has placed must not wait for its end to be durable."""
         if not self._syncing:
             self._syncing = True
             self._spawn(self._sync())
@@ -168,6 +172,8 @@ class Applier:
         pause_s, anew = SYNC_DELAY_S, False
         while True:
             await asyncio.sleep(pause_s)
+            if self._edges.journal.failed:
+                return  # nothing can be noted any more; the next start replays
             try:
                 if anew and not await self._place_anew():
                     continue

@@ -49,6 +49,9 @@ COMMIT_GRACE_S = 0.05
 CATCH_UP_PAUSE_S_MAX = 5.0
 """Between tries while nobody can give what a peer says there is. A replica that is behind never stops trying."""
 
+BUDGET_PAUSE_S = 1.0
+"""Before the retry budget is asked again: thousands of repositories may be behind at once."""
+
 TOLD_MAX = 256
 """Positions remembered as told by a peer while catching up to them."""
 
@@ -122,6 +125,8 @@ class CatchingUp:
                 failures = 0 if self._here().position.version > here else failures + 1
                 if failures:
                     await asyncio.sleep(min(0.2 * failures, CATCH_UP_PAUSE_S_MAX))
+                    while not self._edges.may_repeat():  # noqa: ASYNC110  (tokens come with time)
+                        await asyncio.sleep(BUDGET_PAUSE_S)
         finally:
             self._running = False
             self._holders = ()

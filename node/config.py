@@ -135,6 +135,21 @@ class Config(BaseSettings):
     )
     pushes_max: int = Field(default=8, ge=1, description="Packs being received or indexed at once; more wait, then get 503.")
     fetches_max: int = Field(default=16, ge=1, description="git upload-pack processes at once; more wait, then get 503.")
+    writes_max: int = Field(
+        default=128, ge=1, description="Pushes, creations and deletions that are being decided at once; more wait."
+    )
+    repository_writes_max: int = Field(default=64, ge=1, description="Of these, for one repository.")
+    writes_waiting_max: int = Field(
+        default=256, ge=1, description="How many wait for that, half of them for one repository at most; the next ones get 503."
+    )
+    reads_max: int = Field(
+        default=256, ge=1, description="Reads that ask other nodes or wait for a version at once; more wait."
+    )
+    repository_reads_max: int = Field(default=128, ge=1, description="Of these, of one repository.")
+    reads_waiting_max: int = Field(
+        default=256, ge=1, description="How many wait for that, half of them of one repository at most; the next ones get 503."
+    )
+    turn_wait_s: Positive = Field(default=5.0, description="How long a read or write waits for its turn before it gets 503.")
     git_memory_bytes_max: int = Field(default=512 * 1024**2, ge=64 * 1024**2, description="Address space of one git process.")
     git_cpu_s_max: int = Field(default=600, ge=1, description="CPU time of one git process.")
     inflated_bytes_max: int = Field(

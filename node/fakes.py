@@ -107,7 +107,7 @@ class Network:
 
     async def carry(self, sender: NodeId, to: NodeId, message: Message) -> _Place:
         """Returns when the message has arrived; never, when it is lost."""
-        if sender in self.down or to in self.down:
+        if sender in self.down or to in self.down or to not in self.places:
             raise PeerUnreachable(f"{to} refused the connection")
         self.sent[sender, type(message).__name__] += 1
         self.log.append((sender, to, message))

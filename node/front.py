@@ -11,8 +11,10 @@ from pathlib import Path
 from node.config import Config
 from node.disk import Disk
 from node.fetching import FetchTurns
+from node.gates import Gate
 from node.liveness import Liveness
 from node.ports import (
+    Busy,
     Clock,
     Consistency,
     DiskFailed,
@@ -69,8 +71,11 @@ class Front:
         staging: Staging,
         trace: Trace,
         state: Callable[[], NodeState],
+        check: Callable[[], None],
         disk: Disk,
     ) -> None:
+        """``check`` raises ``NotAMember`` while this node speaks for no repository (R4)."""
+        self._check = check
         self._config = config
         self._clock = clock
         self._entropy = entropy
@@ -86,6 +91,20 @@ class Front:
         self._state = state
         self._disk = disk
         self._fetches = FetchTurns(config.fetches_max, clock)
+        self._writes = Gate(
+            "writes",
+            at_once=config.writes_max,
+            at_once_each=config.repository_writes_max,
+            waiting=config.writes_waiting_max,
+            wait_s=config.turn_wait_s,
+        )
+        self._reads = Gate(
+            "reads",
+            at_once=config.reads_max,
+            at_once_each=config.repository_reads_max,
+            waiting=config.reads_waiting_max,
+            wait_s=config.turn_wait_s,
+        )
 
     async def close(self) -> None:
         """When the front end has ended: nobody holds a fetch any more."""
@@ -96,7 +115,11 @@ class Front:
     def new_txn(self) -> TxnId:
         return self._entropy.txn_id()
 
+    def check_push(self, name: RepositoryName) -> None:
+        self._writes.check(name.key)
+
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
+        self._check()
         if self._disk.failed:
             raise DiskFailed(self._disk.failed)
         if self._disk.short:
@@ -114,12 +137,15 @@ class Front:
     ) -> Outcome:
         txn = self.new_txn()
         try:
+            self._check()
             if key is not None and (done := await self._done_before(kind, name, key)) is not None:
                 return done
             request = Request(txn, actor, self._config.me, self._clock.wall_ms(), head=head, key=key)
             outcome = await self._submit(kind, name, request, False, 0)
             if key is not None and outcome.kind is OutcomeKind.REJECTED:
                 return await self._done_before(kind, name, key) or outcome
+        except Busy:
+            raise
         except NodeError as error:
             return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
         return outcome
@@ -170,6 +196,8 @@ class Front:
                 return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=problem, sent=False)
             inline_bytes = sum(len(pack.pack) + len(pack.index) for pack in inline.values())
             return await self._submit(ChangeKind.UPDATE, name, request, atomic, inline_bytes)
+        except Busy:
+            raise
         except NodeError as error:
             return Outcome(OutcomeKind.ABORTED, txn, self._config.write_quorum, reason=str(error), sent=False)
 
@@ -205,29 +233,48 @@ class Front:
             return Outcome(OutcomeKind.ABORTED, request.txn, reason="this node is no voter of this repository", sent=False)
         if problem := self._disk.failed if kind is ChangeKind.DELETE else self._disk.problem:
             return Outcome(OutcomeKind.ABORTED, request.txn, self._config.write_quorum, reason=problem, sent=False)
-        deadline_at = self._clock.now() + self._config.prepare_timeout_s
         created = str(name) if kind is ChangeKind.CREATE else ""
-        return await replica.submit(Submitted(kind, request, deadline_at, atomic, created, inline_bytes))
+        async with self._writes.turn(name.key):
+            # The quorum's deadline counts from here: whoever waited for its turn has not asked anybody yet.
+            deadline_at = self._clock.now() + self._config.prepare_timeout_s
+            return await replica.submit(Submitted(kind, request, deadline_at, atomic, created, inline_bytes))
 
     # ------------------------------------------------------------ reads
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
         replica = await self._registry.get(name.key)
-        if consistency is Consistency.LINEARIZABLE:
-            register = await self._reader.linearizable(replica)
-        else:
-            register = replica.applied_register
-        if not register.exists or register.name != str(name):
-            hint = f"; there is {register.name}" if register.exists else ""
-            raise RepositoryAbsent(f"repository {name} does not exist{hint}")
-        return register
+        try:
+            if consistency is Consistency.LOCAL and replica.applied >= at_least:
+                return _existing(name, await self._reader.local(replica))
+            read = self._reader.linearizable if consistency is Consistency.LINEARIZABLE else self._reader.local
+            async with self._reads.turn(name.key):
+                return _existing(name, await read(replica, at_least))
+        except ReadUnavailable as error:
+            error.position = replica.applied_register.position
+            raise
+
+    async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
+        replica = await self._registry.get(name.key)
+        linearizable = consistency is Consistency.LINEARIZABLE
+        try:
+            if linearizable:
+                self._reader.check(replica)
+            register = await self._reader.local(replica)
+            if linearizable and not _is(name, register):
+                async with self._reads.turn(name.key):
+                    register = await self._reader.linearizable(replica)
+        except ReadUnavailable as error:
+            error.position = replica.applied_register.position
+            raise
+        return _existing(name, register)
 
     async def replicas(self, name: RepositoryName) -> Sequence[ReplicaView]:
         """Every voter's copy, compared with the highest committed version that anybody names."""
         replica = await self._registry.get(name.key)
         own = replica.status()
         peers = [node for node in replica.register.voters.nodes if node != self._config.me]
-        answers = await asyncio.gather(*(self._status_of(peer, name.key) for peer in peers))
+        async with self._reads.turn(name.key):
+            answers = await asyncio.gather(*(self._status_of(peer, name.key) for peer in peers))
         statuses: dict[NodeId, Status | None] = {self._config.me: own, **dict(zip(peers, answers, strict=True))}
         known = [status.committed for status in statuses.values() if status is not None]
         top = max(known, key=lambda position: position.version)
@@ -257,12 +304,15 @@ class Front:
         return None
 
     async def history(self, name: RepositoryName, since: int, limit: int) -> Sequence[HistoryEntry]:
+        self._check()
         return await self._journal.history(name.key, since, limit)
 
     async def repositories(self, after: str, limit: int) -> Sequence[Register]:
+        self._check()
         return await self._journal.repositories(after, limit)
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None:
+        self._check()
         return await self._records.find(txn)
 
     async def upload_pack(self, register: Register, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:
@@ -276,3 +326,15 @@ class Front:
 
     def state(self) -> NodeState:
         return self._state()
+
+
+def _is(name: RepositoryName, register: Register) -> bool:
+    """Whether there is a repository, under this very name: names that differ by case share one register."""
+    return register.exists and register.name == str(name)
+
+
+def _existing(name: RepositoryName, register: Register) -> Register:
+    if not _is(name, register):
+        hint = f"; there is {register.name}" if register.exists else ""
+        raise RepositoryAbsent(f"repository {name} does not exist{hint}", register.position)
+    return register

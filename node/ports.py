@@ -16,8 +16,11 @@ exceptions stop at the adapter; what may be raised is defined here.
     │       └── DiskFailed          what was written before may be lost as well
     ├── PackRefused                 the client's objects, in git's own words
     ├── Busy                        a stated bound is reached
-    ├── RepositoryAbsent            never existed, deleted, or named with other capitals
-    └── ReadUnavailable             no majority answered in time
+    └── ReadRefused                 a read of one repository; says at which position this node stands, if it knows
+        ├── RepositoryAbsent        never existed, deleted, or named with other capitals
+        └── ReadUnavailable         no majority answered in time, or this replica is set aside
+            ├── VersionNotReached   the version that the reader has seen already is not here in time
+            └── NotAMember          this node may not speak for any repository now
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -25,7 +28,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
@@ -134,16 +137,33 @@ class PackRefused(NodeError):
     """Received objects were refused; the text is git's own, ready for ``unpack`` in a report-status."""
 
 
-class RepositoryAbsent(NodeError):
-    """There is no such repository at the version read."""
-
-
 class Busy(NodeError):
     """A stated bound on concurrent work is reached; try again later."""
 
 
-class ReadUnavailable(NodeError):
-    """A linearizable read found no majority in time; ``local`` consistency would answer, perhaps with old data."""
+class ReadRefused(NodeError):
+    """One repository cannot be read. ``position``: what this node has applied of it; ``None`` where that is not known."""
+
+    def __init__(self, message: str, position: Position | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class RepositoryAbsent(ReadRefused):
+    """There is no such repository at the version read."""
+
+
+class ReadUnavailable(ReadRefused):
+    """A linearizable read found no majority in time, and ``local`` consistency would answer, perhaps with old data; or this
+    replica is set aside and serves nobody."""
+
+
+class VersionNotReached(ReadUnavailable):
+    """The reader wants at least a version that this node does not have, and cannot get in time."""
+
+
+class NotAMember(ReadUnavailable):
+    """R4: this node is new, starting, rejoining or stopped: it answers nothing for any repository, not even old data."""
 
 
 # ---------------------------------------------------------------- time, chance, keys
@@ -783,6 +803,13 @@ class NodeState:
     """Why not, in one line."""
     failed: bool = False
     """The disk has failed: this node neither votes nor learns until it is started again."""
+    standing: Literal["member", "new", "starting", "rejoining", "stopped"] = "member"
+    """member, new, starting, rejoining or stopped (R4)."""
+    standing_reason: str = ""
+    standing_since_ms: int = 0
+    """By this node's clock; 0 where it is not kept."""
+    waits_for: str = ""
+    """What a node that is no member waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -842,6 +869,23 @@ class Care(Protocol):
         ...
 
 
+class RejoinRefused(NodeError):
+    """An operator asked for a rejoin that must not be, or needs more words."""
+
+
+class Rejoins(Protocol):
+    """What an operator may decide about a node that cannot rejoin by itself (``node.membership.Membership``)."""
+
+    def plan(self, sources: frozenset[NodeId], *, accept_loss: bool) -> str:
+        """What ``take`` would do, in words. Raises ``RejoinRefused``."""
+        ...
+
+    async def take(self, sources: frozenset[NodeId]) -> None:
+        """Learn what is left from these members, however few, and accept the loss of the rest; returns when it has begun.
+        Raises ``RejoinRefused`` or ``StorageError``."""
+        ...
+
+
 class Service(Protocol):
     """A running node as the API sees it (``node.runtime.Runtime``)."""
 
@@ -865,15 +909,31 @@ class Service(Protocol):
         progress: Callable[[str], None] = lambda line: None,
     ) -> Outcome:
         """Stage on the peers (O3), then prepare → vote → decision. ``updates`` come from ``Quarantine.examine``.
-        ``progress`` gets a line for the client now and then. Never raises for what the quorum does."""
+        ``progress`` gets a line for the client now and then. Never raises for what the quorum does; raises ``Busy`` when too
+        many writes are under way: nothing was sent then."""
         ...
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
-        """The committed value; its refs may be served at once, its objects are on this disk.
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
+        """The committed value; its refs may be served at once, its objects are on this disk. ``at_least`` is a version that
+        the reader has seen already: it is waited for, whatever the consistency, or the read is refused.
 
         Raises:
-            RepositoryAbsent, ReadUnavailable.
+            RepositoryAbsent, ReadUnavailable, VersionNotReached, Busy.
         """
+        ...
+
+    async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
+        """What this node has applied, for an answer that shows nothing of it but that it exists. Nobody is asked, unless it
+        does not exist here and ``consistency`` wants to know for certain.
+
+        Raises:
+            RepositoryAbsent, Busy.
+            ReadUnavailable: at once, where a read of this consistency would certainly be refused.
+        """
+        ...
+
+    def check_push(self, name: RepositoryName) -> None:
+        """Raises ``Busy`` if a push that came now would find no room to wait in: told before anything of it is read."""
         ...
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> "QuarantineIntake":

@@ -21,6 +21,7 @@ from node.ports import (
     DiskRefused,
     Loaded,
     NodeError,
+    NotAMember,
     PeerUnreachable,
     StorageError,
     TransportError,
@@ -61,7 +62,7 @@ from node.protocol.events import (
     Tick,
     Written,
 )
-from node.protocol.ids import Digest, NodeId, Position, RepoId, TxnId
+from node.protocol.ids import Ballot, Digest, NodeId, Position, RepoId, TxnId
 from node.protocol.messages import (
     Commit,
     HistoryEntry,
@@ -83,6 +84,8 @@ from node.protocol.voter import Voter
 STOPPED_SHOWN_MAX = 500
 
 log = structlog.get_logger()
+
+STOPPING = "this node is stopping"
 
 
 class Replica:
@@ -120,6 +123,7 @@ class Replica:
             incarnation=edges.journal.identity.incarnation,
             incarnations=edges.journal.lives.incarnations,
         )
+        self._last_sent: dict[tuple[NodeId, type[TransportRequest]], Ballot] = {}
         self._requests: dict[int, asyncio.Future[TransportReply]] = {}
         self._request_count = 0
         self._answers: dict[TxnId, asyncio.Future[Outcome]] = {}
@@ -157,6 +161,11 @@ class Replica:
     def in_doubt(self) -> bool:
         return self.voter.record.in_doubt is not None
 
+    @property
+    def closed(self) -> bool:
+        """Nothing is answered from this object any more."""
+        return self._closed
+
     def status(self) -> Status:
         """The own answer to R5's question."""
         record = self.voter.record
@@ -169,7 +178,8 @@ class Replica:
             record.accepted.base if record.accepted else record.committed,
             record.accepted is not None and record.accepted.change is not None,
             self.applied,
-            self._edges.journal.lives.incarnations,
+            incarnations=self._edges.journal.lives.incarnations,
+            life=self._edges.journal.lives.life,
             set_aside=self.stopped[:STOPPED_SHOWN_MAX],
         )
 
@@ -246,22 +256,25 @@ class Replica:
         """Whether ``version`` is applied within ``timeout_s``; a replica that is set aside is not waited for."""
         return await self._applier.wait(version, timeout_s)
 
-    async def close(self) -> None:
-        """End every task and timer; clients that still wait are told what is known: that nothing is."""
+    async def close(self, reason: str = STOPPING) -> None:
+        """End every task and timer; who still waits is told what is known: that nothing is."""
         self._closed = True
+        self.stopped = self.stopped or reason  # a read that still holds this object is not answered from it
         for timer in self._timers.values():
             timer.cancel()
+        for request in self._requests.values():
+            if not request.done():
+                request.set_exception(NotAMember(reason))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for txn, answer in self._answers.items():
             if not answer.done():
-                reason = "this node is stopping; the transaction is settled by the others, or when it is back"
+                told = f"{reason}; the transaction is settled by the others, or when it is back"
                 voters, quorum = self.register.voters, self.register.voters.quorum(self._edges.config.quorum)
-                answer.set_result(Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=reason))
-        for request in self._requests.values():
-            request.cancel()
+                answer.set_result(Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=told))
+        self._applier.stop()
 
     def __repr__(self) -> str:
         return f"<Replica {self.repository} {self.register.position} applied {self.applied} {self.coordinator.state.name}>"
@@ -431,6 +444,9 @@ class Replica:
         """One request to one peer; a verified reply is an event, anything else is silence."""
         edges = self._edges
         timeout_s = edges.config.prepare_timeout_s
+        if self._repeats(to, message) and not edges.may_repeat():
+            log.debug("not sent again, the retry budget is spent", peer=to, repository=self.repository)
+            return
         if isinstance(message, Prepare):
             edges.trace.mark("queue", message.change.txns)
             packs = edges.store.inline(message.change.packs)
@@ -450,7 +466,18 @@ class Replica:
         if reply.repository != self.repository or not self._genuine(to, reply):
             log.warning("reply refused", peer=to, repository=self.repository, kind=type(reply).__name__)
             return
+        if isinstance(reply, Promise | Vote) and not edges.lives(to, reply.life):
+            log.warning("answer of an older life", peer=to, repository=self.repository, kind=type(reply).__name__)
+            return
         self._feed(self.coordinator, Received(to, reply))
+
+    def _repeats(self, to: NodeId, message: TransportRequest) -> bool:
+        """Whether it is the same request as the last one of its kind to this peer: resent, until there is an answer."""
+        if isinstance(message, Commit):
+            return False
+        again = self._last_sent.get((to, type(message))) == message.ballot
+        self._last_sent[to, type(message)] = message.ballot
+        return again
 
     def _genuine(self, sender: NodeId, reply: TransportReply) -> bool:
         """A yes carries a statement of its sender; nothing unsigned is ever counted."""
@@ -481,6 +508,8 @@ class Replica:
     def _resolve(self, number: int, message: TransportReply) -> None:
         future = self._requests.get(number)
         if future is not None and not future.done():
+            if isinstance(message, Promise | Vote):
+                message = replace(message, life=self._edges.journal.lives.life)
             future.set_result(message)
 
     def _flaw(self, certificate: Certificate) -> str | None:

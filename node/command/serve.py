@@ -26,6 +26,7 @@ from node.keys import KeyRefused, Keyring, read_private
 from node.logs import configure
 from node.ports import DirectEndpoint, NodeError, Peers, Transport
 from node.protocol.ids import NodeId
+from node.retries import RetryBudget
 from node.runtime import Runtime
 from node.storage.git import GitLimits
 from node.storage.journal import SqliteJournal
@@ -63,7 +64,9 @@ async def _serve(config: Config) -> None:
     journal = await asyncio.to_thread(SqliteJournal.open, config.data_dir, node=config.me, cluster=config.cluster)
     store = await asyncio.to_thread(DiskObjects, config.data_dir, _limits(config))
     codec = Codec(config.cluster, config.me, journal.identity.incarnation, signer, members=config.voters.nodes)
-    http_peers = HttpPeers(codec, config.urls)
+    clock = SystemClock()
+    budget = RetryBudget(clock)
+    http_peers = HttpPeers(codec, config.urls, budget.take)
     peers: Peers = http_peers
     transport = _transport(config, codec, http_peers)
     isolation = Isolation() if config.drill_token else None
@@ -71,13 +74,15 @@ async def _serve(config: Config) -> None:
         transport, peers = GatedTransport(transport, isolation), GatedPeers(peers, isolation)
     runtime = Runtime(
         config,
-        clock=SystemClock(),
+        clock=clock,
         entropy=SystemEntropy(),
         signer=signer,
         journal=journal,
         store=store,
         transport=transport,
         peers=peers,
+        rejoined=lambda incarnation: setattr(codec, "incarnation", incarnation),
+        budget=budget,
     )
     direct: DirectEndpoint = DirectServer(
         codec,
@@ -88,7 +93,15 @@ async def _serve(config: Config) -> None:
     if isolation is not None:
         direct = GatedEndpoint(direct, isolation)
     smart_http = SmartHttp(runtime.service, config)
-    app = create_app(runtime.service, config, direct=direct, smart_http=smart_http, isolation=isolation, care=runtime.care)
+    app = create_app(
+        runtime.service,
+        config,
+        direct=direct,
+        smart_http=smart_http,
+        isolation=isolation,
+        care=runtime.care,
+        rejoins=runtime.membership,
+    )
     try:
         await runtime.start()
         await serve_http(app, config)

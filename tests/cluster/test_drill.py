@@ -53,6 +53,9 @@ def test_a_drill_proves_what_was_acknowledged_and_leaves_everything_as_it_was(st
         assert all(doubt["outcome"] for doubt in each["in_doubt"]), each
     killed = seen["rounds"][0]["through_the_node"]
     assert killed.get("unreachable", 0) > 0, "the kill was noticed"
+    for node in NODES:
+        environ = psutil.Process(staging.pid(node)).environ()
+        assert environ["GITQUORUM_DRILL_TOKEN"] == TOKEN, "a killed node is started as it was"
     # What passes depends on the machine's speed; that the verdict fits what was seen does not.
     assert (ran.code == Exit.OK) == seen["ok"] == all(each["ok"] for each in seen["rounds"])
     assert staging.cli("repo", "list", "--json").json()[0]["repo_id"] == name

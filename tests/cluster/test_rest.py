@@ -300,7 +300,7 @@ def test_reads_and_writes_without_a_majority_say_what_they_are(cluster: Cluster,
             assert seconds() < 6
         problem(refused, 503, "read-unavailable")
         assert "retry-after" in refused.headers
-    problem(get(cluster, 1, path, X_Gitquorum_Consistency="tomorrow"), 422, "invalid-request")
+    problem(get(cluster, 1, path, X_Gitquorum_Consistency="tomorrow"), 400, "bad-header")
     assert (
         "refs/heads/main"
         in work.git("-c", "http.extraHeader=X-Gitquorum-Consistency: local", "ls-remote", cluster.url(1, name)).out

@@ -6,6 +6,7 @@ would hear it: whoever looks at the disk afterwards knows what must be there.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from node import applying
@@ -92,6 +93,7 @@ class Subject:
         self.tell = tell
         self._nodes = nodes
         self._peers = PaperPeers(chain, packs)
+        self.free_bytes_min = 0
         self._life = life
         self.journal: SqliteJournal
         self.store: DiskObjects
@@ -101,11 +103,11 @@ class Subject:
         """Raises ``NodeError`` when the node would not start."""
         applying.SYNC_DELAY_S = SYNC_DELAY_S
         applying.APPLY_PAUSE_S_MAX = applying.SYNC_PAUSE_S_MAX = PAUSE_S_MAX
-        settings = config(self.data_dir, self._nodes)
+        settings = config(self.data_dir, self._nodes, free_bytes_min=self.free_bytes_min)
         self.journal = await asyncio.to_thread(
             SqliteJournal.open, self.data_dir, node=A, cluster=settings.cluster, linger_s=LINGER_S
         )
-        self.store = await asyncio.to_thread(DiskObjects, self.data_dir, LIMITS)
+        self.store = await asyncio.to_thread(DiskObjects, self.data_dir, replace(LIMITS, free_bytes_min=self.free_bytes_min))
         self.runtime = Runtime(
             settings,
             clock=LoopClock(),

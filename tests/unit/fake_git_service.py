@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from node.config import Config, Member
-from node.ports import Consistency, PackRefused, RepositoryAbsent
+from node.ports import Consistency, PackRefused, RepositoryAbsent, VersionNotReached
 from node.protocol.change import RefUpdate
 from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId, digest_of
 from node.protocol.names import RepositoryName
@@ -76,14 +76,21 @@ class FakeGitService:
         if call in self.fails:
             raise self.fails[call]
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+    async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
+        self._noted("look")
+        return await asyncio.to_thread(self._register, name)
+
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
         self.consistencies.append(consistency)
         self._noted("read")
         if consistency is Consistency.LINEARIZABLE and self.behind is not None:
             bring, self.behind = self.behind, None
             await asyncio.to_thread(bring)
             self.version += 1
-        return await asyncio.to_thread(self._register, name)
+        register = await asyncio.to_thread(self._register, name)
+        if register.position.version < at_least:
+            raise VersionNotReached(f"version {at_least} is not here yet", register.position)
+        return register
 
     def _register(self, name: RepositoryName) -> Register:
         path = self.path_of(name)
@@ -100,6 +107,10 @@ class FakeGitService:
     def new_txn(self) -> TxnId:
         self._noted("new_txn")
         return TxnId(f"txn-{len(self.calls)}")
+
+    def check_push(self, name: RepositoryName) -> None:
+        if "check_push" in self.fails:
+            raise self.fails["check_push"]
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> "FakeIntake":
         self._noted("intake")

@@ -21,6 +21,7 @@ from node.ports import (
     Replica,
     RepositoryAbsent,
     TransactionRecord,
+    VersionNotReached,
 )
 from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change, ChangeKind, RefUpdate, Request
@@ -97,14 +98,22 @@ class FakeService:
     ) -> Outcome:
         raise NotImplementedError("REST never pushes")
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
         self._called(f"read {name} {consistency.value}")
-        if self.reads_fail and consistency is Consistency.LINEARIZABLE:
-            raise ReadUnavailable("no majority answered within 2 s")
         register = self._register(name.key)
+        if self.reads_fail and consistency is Consistency.LINEARIZABLE:
+            raise ReadUnavailable("no majority answered within 2 s", register.position)
+        if register.position.version < at_least:
+            raise VersionNotReached(f"version {at_least} is not here yet", register.position)
         if not register.exists or register.name != str(name):
-            raise RepositoryAbsent(str(name))
+            raise RepositoryAbsent(str(name), register.position)
         return register
+
+    async def look(self, name: RepositoryName, consistency: Consistency) -> Register:
+        return await self.read(name, consistency)
+
+    def check_push(self, name: RepositoryName) -> None:
+        raise NotImplementedError("REST never pushes")
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
         raise NotImplementedError("REST never pushes")

@@ -182,9 +182,61 @@ async def test_the_configured_consistency_counts_where_none_is_asked_for(service
     assert (await ask(app, "GET", "/repos/alice/project")).headers["x-gitquorum-consistency"] == "local"
 
 
-async def test_an_unknown_consistency_is_422(app: Any) -> None:
-    answer = await ask(app, "GET", "/repos/alice/project", headers={"X-Gitquorum-Consistency": "fresh"})
-    assert answer.status == 422
+@pytest.mark.parametrize("path", ["", "/refs", "/replicas", "/history"])
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ([("X-Gitquorum-Consistency", "fresh")], "must be linearizable or local"),
+        ([("X-Gitquorum-Consistency", "local"), ("X-Gitquorum-Consistency", "linearizable")], "must be linearizable or local"),
+        ([("X-Gitquorum-Consistency", "")], "must be linearizable or local"),
+        *(
+            ([("X-Gitquorum-Min-Version", value)], "must be a version, a whole number from 0 to 9007199254740991")
+            for value in ("", "-1", "1.5", "0x2a", "latest", "+4", "1_0", "9007199254740992", "9" * 40)
+        ),
+        ([("X-Gitquorum-Min-Version", "1"), ("X-Gitquorum-Min-Version", "1")], "given once"),
+    ],
+    ids=str,
+)
+async def test_a_freshness_that_is_not_understood_is_400_and_reads_nothing(
+    app: Any, service: FakeService, path: str, given: list[tuple[str, str]], allowed: str
+) -> None:
+    await create(app)
+    service.calls.clear()
+    answer = await ask(app, "GET", f"/repos/alice/project{path}", headers=given)
+    assert (answer.status, answer.json["type"]) == (400, "/problems/bad-header")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert given[0][0] in answer.json["detail"]
+    assert allowed in answer.json["detail"]
+    assert service.calls == []
+
+
+async def test_every_answer_about_a_repository_carries_the_version_it_was_served_at(app: Any, service: FakeService) -> None:
+    made = await create(app)
+    digest = service.registers[RepoId("alice/project")].position.digest
+    assert (made.headers["x-gitquorum-version"], made.headers["x-gitquorum-digest"]) == ("1", digest)
+    for consistency in ("local", "linearizable"):
+        for path in ("", "/refs", "/replicas", "/history"):
+            asked = {"X-Gitquorum-Consistency": consistency.upper(), "X-Gitquorum-Min-Version": "1"}
+            answer = await ask(app, "GET", f"/repos/alice/project{path}", headers=asked)
+            shown = [answer.headers[f"x-gitquorum-{what}"] for what in ("version", "digest", "consistency")]
+            assert shown == ["1", digest, consistency]
+    for headers, status in (({"X-Gitquorum-Min-Version": "7"}, 503), ({}, 404)):
+        if status == 404:
+            await ask(app, "DELETE", "/repos/alice/project")
+        answer = await ask(app, "GET", "/repos/alice/project", headers=headers)
+        assert answer.status == status
+        assert answer.headers["x-gitquorum-version"] == ("1" if status == 503 else "2")
+    service.reads_fail = True
+    answer = await ask(app, "GET", "/repos/alice/project")
+    assert (answer.status, answer.headers["x-gitquorum-version"]) == (503, "2")
+
+
+async def test_a_version_that_is_not_here_is_503_with_what_to_do(app: Any) -> None:
+    await create(app)
+    answer = await ask(app, "GET", "/repos/alice/project", headers={"X-Gitquorum-Min-Version": "2"})
+    assert (answer.status, answer.json["type"]) == (503, "/problems/version-not-reached")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json["detail"].startswith("Version 2 is not here yet")
 
 
 async def test_a_deleted_repository_is_gone_and_deleting_it_again_is_404(app: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from node import applying
 from node.catching_up import HISTORY_PAGE
 from node.fakes import pack_of
 from node.ports import DiskRefused
@@ -206,3 +207,31 @@ async def test_a_holder_that_falls_silent_does_not_keep_a_node_from_catching_up_
         assert replica.applied == 1
         replica.catch_up(4, (A,))
         assert await replica.wait_applied(4, 1.0)
+
+
+@simulated
+async def test_what_is_applied_is_synced_while_a_long_catch_up_goes_on() -> None:
+    """Large packs leave the stage a minute after they were placed: they may not wait for an end that is an hour away."""
+    async with Cluster() as cluster:
+        await leave_behind(cluster, 20)
+        await cluster[C].start()
+        store = cluster[C].store
+        apply_all, sync = store.apply_all, store.sync
+        synced: list[int] = []
+
+        async def slow(changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
+            await asyncio.sleep(3)
+            await apply_all(changes[:1], after, packs)
+
+        async def count(name: str) -> None:
+            synced.append((await cluster[C].replica()).applied)
+            await sync(name)
+
+        store.apply_all, store.sync = slow, count  # type: ignore[method-assign]
+        monkey, applying.RUN_MAX = applying.RUN_MAX, 1
+        try:
+            await cluster.settle(30)
+        finally:
+            applying.RUN_MAX = monkey
+        assert len(synced) > 5
+        assert synced[0] < 21

@@ -462,7 +462,7 @@ async def test_clients_that_vanish_in_mid_request_leave_nothing(tmp_path: Path) 
 class SlowService(FakeService):
     """Reads take a while."""
 
-    async def read(self, name: RepositoryName, consistency: Consistency) -> Register:
+    async def read(self, name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
         await asyncio.sleep(0.5)
         return await super().read(name, consistency)
 

@@ -15,7 +15,7 @@ from api.push_pack import PushPack
 from api.second_look import SecondLook
 from api.smart_http import SmartHttp
 from node.ports import Consistency, ReadUnavailable, Service
-from node.protocol.ids import ZERO_OID
+from node.protocol.ids import ZERO_OID, Position, digest_of
 from node.protocol.messages import INLINE_PACK_BYTES_MAX
 from node.protocol.names import RepositoryName
 from node.protocol.register import Register
@@ -146,14 +146,14 @@ async def test_peers_that_say_nothing_cost_one_look_in_all(node: Behind, monkeyp
     monkeypatch.setattr(second_look, "LOOK_S", 0.2)
     read = node.service.read
 
-    async def silent(name: RepositoryName, consistency: Consistency) -> Register:
+    async def silent(name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
         if consistency is Consistency.LINEARIZABLE:
             node.service.consistencies.append(consistency)
             await asyncio.Event().wait()
         return await read(name, consistency)
 
     node.service.read = silent  # type: ignore[method-assign]
-    look = SecondLook(cast(Service, node.service), RepositoryName.parse("alice/project"), 1)
+    look = SecondLook(cast(Service, node.service), RepositoryName.parse("alice/project"), Position(1, digest_of("1")))
     began_at = asyncio.get_running_loop().time()
     assert not await look.moved()
     assert not await look.moved()

@@ -15,8 +15,8 @@ from api import side_band
 from api.git_body import Budget
 from api.pkt import packets, pkt
 from api.smart_http import SmartHttp
-from node.ports import Busy, DiskRefused, PackRefused, ReadUnavailable, Service, StorageError
-from node.protocol.ids import ZERO_OID, RefName, TxnId
+from node.ports import Busy, DiskRefused, PackRefused, ReadUnavailable, RepositoryAbsent, Service, StorageError
+from node.protocol.ids import ZERO_OID, Position, RefName, TxnId, digest_of
 from node.protocol.outcome import Outcome, OutcomeKind
 from tests.unit.asgi_client import Answer, call
 from tests.unit.fake_git_service import FakeGitService, config_for, git
@@ -143,13 +143,41 @@ async def test_answers_are_never_cached_and_carry_the_version(app: SmartHttp, se
     assert answer.headers["pragma"] == "no-cache"
     assert answer.headers["x-gitquorum-version"] == "41"
     assert int(answer.headers["content-length"]) == len(answer.body)
-    assert "x-gitquorum-consistency" not in answer.headers
+    assert answer.headers["x-gitquorum-digest"] == digest_of("41")
+    assert answer.headers["x-gitquorum-consistency"] == "linearizable"
 
 
 async def test_a_local_read_says_that_it_is_one(app: SmartHttp) -> None:
     local = [("X-Gitquorum-Consistency", "local")]
     answer = await call(app, "GET", f"{REPOSITORY}/info/refs?service=git-upload-pack", headers=local)
     assert answer.headers["x-gitquorum-consistency"] == "local"
+
+
+async def test_every_answer_carries_version_digest_and_consistency(app: SmartHttp, service: FakeGitService) -> None:
+    """The capabilities of v2 are made without a question, and say so; a push's answer shows the version it made."""
+    ls_refs = b"".join(map(pkt, (b"command=ls-refs\n", b"object-format=sha1"))) + b"0000"
+    fetch = pkt(f"want {main_of(service)} side-band-64k".encode()) + b"0000" + pkt(b"done\n")
+    answers = [
+        ("linearizable", await call(app, "GET", f"{REPOSITORY}/info/refs?service=git-receive-pack")),
+        ("local", await call(app, "GET", f"{REPOSITORY}/info/refs?service=git-upload-pack", headers=[V2])),
+        ("linearizable", await call(app, "POST", UPLOAD, ls_refs, [UPLOAD_TYPE, V2])),
+        ("linearizable", await call(app, "POST", UPLOAD, fetch, [UPLOAD_TYPE])),
+        (None, await push(app, push_of(service, "refs/heads/x"))),
+    ]
+    for consistency, answer in answers:
+        assert answer.status == 200, answer
+        version = "1" if consistency else "2"
+        assert answer.headers["x-gitquorum-version"] == version
+        assert answer.headers["x-gitquorum-digest"] == digest_of(version)
+        assert answer.headers.get("x-gitquorum-consistency") == consistency
+
+
+async def test_a_refused_read_shows_the_version_this_node_has(app: SmartHttp, service: FakeGitService) -> None:
+    position = Position(41, digest_of("41"))
+    for error, status in ((ReadUnavailable("no majority", position), 503), (RepositoryAbsent("gone", position), 404)):
+        service.fails["read"] = error
+        answer = await call(app, "GET", f"{REPOSITORY}/info/refs?service=git-upload-pack")
+        assert (answer.status, answer.headers["x-gitquorum-version"]) == (status, "41")
 
 
 # ---------------------------------------------------------------- refusals
@@ -179,7 +207,7 @@ async def test_a_local_read_says_that_it_is_one(app: SmartHttp) -> None:
         ("GET", f"/alice/{'x' * 65}.git/info/refs?service=git-upload-pack", [], 422),
         ("GET", "/alice/ü.git/info/refs?service=git-upload-pack", [], 422),
         ("GET", "/nothing", [], 404),
-        ("GET", f"{REPOSITORY}/info/refs?service=git-upload-pack", [("X-Gitquorum-Consistency", "strong")], 422),
+        ("GET", f"{REPOSITORY}/info/refs?service=git-upload-pack", [("X-Gitquorum-Consistency", "strong")], 400),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_with_a_problem(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.ports import Busy, Consistency, ReadUnavailable
 from tests.unit.git_server import Server, serve
 
 
@@ -270,13 +271,74 @@ def test_a_name_in_other_capitals_is_absent_for_pushes(server: Server) -> None:
     assert server.service.calls == ["read"]
 
 
-def test_local_consistency_is_asked_for_with_a_header(filled: Server) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_ls_remote_asks_the_others_once_and_local_asks_nobody(filled: Server, protocol: str) -> None:
+    version = ("-c", f"protocol.version={protocol}")
+    for header, consistency in (("X-Gitquorum-Consistency: local", "local"), ("X-Nothing: 1", "linearizable")):
+        filled.service.consistencies.clear()
+        filled.git(*version, "-c", f"http.extraHeader={header}", "ls-remote", filled.url())
+        assert [each.value for each in filled.service.consistencies] == [consistency]
+
+
+def test_a_clone_asks_for_its_refs_and_for_its_objects_and_no_more(filled: Server) -> None:
     filled.service.consistencies.clear()
-    filled.git("-c", "http.extraHeader=X-Gitquorum-Consistency: local", "ls-remote", filled.url())
-    assert [consistency.value for consistency in filled.service.consistencies] == ["local", "local"]
+    filled.git("clone", "--quiet", filled.url(), "copy")
+    assert len(filled.service.consistencies) == 2
+
+
+def test_a_fetch_of_an_exact_id_shows_no_refs_and_is_linearizable_all_the_same(filled: Server) -> None:
+    oid = filled.git("rev-parse", "main~2", cwd=filled.folder / "work").out.strip()
+    filled.git("init", "--quiet", "copy")
     filled.service.consistencies.clear()
-    filled.git("ls-remote", filled.url())
-    assert [consistency.value for consistency in filled.service.consistencies] == ["linearizable", "linearizable"]
+    filled.git("fetch", "--quiet", filled.url(), oid, cwd=filled.folder / "copy")
+    assert Consistency.LINEARIZABLE in filled.service.consistencies
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_read_that_cannot_be_served_is_said_in_words_that_git_shows(filled: Server, protocol: str) -> None:
+    """Also where only a later request of the command finds out: of that one's status git says nothing but the number."""
+    why = "a linearizable read needs 2 of 3 voters; no answer from node-2, node-3"
+    filled.service.fails["read"] = ReadUnavailable(why)
+    for command in (("ls-remote", filled.url()), ("clone", filled.url(), "copy")):
+        ran = filled.git("-c", f"protocol.version={protocol}", *command, ok=False)
+        assert ran.code == 128
+        assert f"remote error: {why}" in ran.err or f"remote: {why}" in ran.err
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_busy_node_is_said_in_words_that_git_shows_at_the_last_request_too(filled: Server, protocol: str) -> None:
+    filled.service.fails["upload_pack"] = Busy("16 fetches run on this node already")
+    ran = filled.git("-c", f"protocol.version={protocol}", "clone", filled.url(), "copy", ok=False)
+    assert ran.code == 128
+    assert "remote error: 16 fetches run on this node already" in ran.err
+
+
+def test_a_reader_names_the_version_it_has_seen(filled: Server) -> None:
+    seen = ("-c", f"http.extraHeader=X-Gitquorum-Min-Version: {filled.service.version}")
+    local = ("-c", "http.extraHeader=X-Gitquorum-Consistency: local")
+    assert "refs/heads/main" in filled.git(*seen, *local, "ls-remote", filled.url()).out
+    unseen = ("-c", f"http.extraHeader=X-Gitquorum-Min-Version: {filled.service.version + 1}")
+    refused = filled.git(*unseen, *local, "ls-remote", filled.url(), ok=False)
+    assert f"version {filled.service.version + 1} is not here yet" in refused.err
+    garbage = filled.git("-c", "http.extraHeader=X-Gitquorum-Min-Version: latest", "ls-remote", filled.url(), ok=False)
+    assert "remote: X-Gitquorum-Min-Version must be a version, a whole number" in garbage.err
+    assert "returned error: 400" in garbage.err
+
+
+def test_a_push_that_finds_no_room_is_told_before_it_sends_its_pack_and_in_words(server: Server) -> None:
+    """At the first request by its status, which git shows with the text; later by the report: of a status git shows no more."""
+    work = server.work()
+    why = "64 writes of this repository are under way and 128 wait; try again in a second"
+    server.service.fails["check_push"] = Busy(why)
+    early = server.git("push", "origin", "main", cwd=work, ok=False)
+    assert f"remote: {why}" in early.err
+    assert "returned error: 503" in early.err
+    del server.service.fails["check_push"]
+    server.service.fails["push"] = Busy(why)
+    late = server.git("push", "origin", "main", cwd=work, ok=False)
+    assert "! [remote rejected] main -> main (too busy, nothing was written)" in late.err
+    assert why in late.err
+    assert server.refs() == {}
 
 
 def test_a_pack_with_a_forbidden_tree_is_refused_in_gits_words(server: Server) -> None:
