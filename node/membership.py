@@ -14,6 +14,7 @@ the other is told of, and so on. A process that has rejoined once and is told ag
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import structlog
@@ -86,7 +87,8 @@ class Membership:
             return ""
         view = self.view()
         reason = f": {view.reason}" if view.reason else ""
-        return f"this node is {view.standing}{reason}" + (f"; it waits for {view.waits_for}" if view.waits_for else "")
+        since = f" since {datetime.fromtimestamp(view.since_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if view.since_ms else ""
+        return f"this node is {view.standing}{since}{reason}" + (f"; it waits for {view.waits_for}" if view.waits_for else "")
 
     def view(self) -> View:
         standing = self._lives.standing

@@ -226,6 +226,12 @@ def _fix(node: NodePlace, reason: str) -> str:
     said = reason.lower()
     if "disk failed" in said:
         return f"dmesg | tail; if the disk is good again: gitquorum kill {node.id} && gitquorum start {node.id}"
+    if "is rejoining" in said:
+        return (
+            f"start who is missing; gone for good: gitquorum rejoin --node {node.id} --from node-1,… --accept-loss (a dry run)"
+        )
+    if "another process uses the identity" in said:
+        return f"stop the other process of {node.id}, then: gitquorum kill {node.id} && gitquorum start {node.id}"
     if "disk full" in said:
         return f"df -h {node.data}; it goes on by itself when there is room"
     return "gitquorum up"

@@ -26,6 +26,7 @@ from node.protocol.messages import (
 )
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind
+from node.protocol.standing import State
 from node.runtime import Runtime
 from node.storage.git import GitLimits
 from node.storage.journal import SqliteJournal
@@ -107,6 +108,8 @@ class Subject:
         self.journal = await asyncio.to_thread(
             SqliteJournal.open, self.data_dir, node=A, cluster=settings.cluster, linger_s=LINGER_S
         )
+        if self.journal.lives.standing.state is State.NEW:  # founded, without anybody to found it with
+            await self.journal.lives.found((self.journal.identity.journal,), 1)
         self.store = await asyncio.to_thread(DiskObjects, self.data_dir, replace(LIMITS, free_bytes_min=self.free_bytes_min))
         self.runtime = Runtime(
             settings,
