@@ -19,6 +19,7 @@ from api.drills import Drills
 from api.edge import Edge, as_problem
 from api.health import HealthRoutes
 from api.problems import Problem, problem
+from api.rejoin import RejoinRoutes
 from api.repair import RepairRoutes
 from api.replicate import Replicate
 from api.repos import Repositories
@@ -26,7 +27,7 @@ from api.transactions import Transactions
 from node.config import Config
 from node.health import Sampler
 from node.isolation import Isolation
-from node.ports import Care, DirectEndpoint, Service
+from node.ports import Care, DirectEndpoint, Rejoins, Service
 
 VERSION = "1.0.0"
 """Of the API, not of the program."""
@@ -41,6 +42,7 @@ def create_app(
     direct: DirectEndpoint | None = None,
     smart_http: ASGIApp | None = None,
     care: Care | None = None,
+    rejoins: Rejoins | None = None,
     isolation: Isolation | None = None,
 ) -> FastAPI:
     """All that the node's one port serves; ``isolation`` where drills are allowed."""
@@ -58,6 +60,8 @@ def create_app(
     routers = [HealthRoutes(service, sampler).router, Repositories(service, config).router, Transactions(service).router]
     if care is not None:
         routers.append(RepairRoutes(care).router)
+    if rejoins is not None:
+        routers.append(RejoinRoutes(rejoins, config).router)
     if direct is not None:
         routers.append(Replicate(direct, config).router)
     if isolation is not None:

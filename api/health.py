@@ -86,6 +86,10 @@ class HealthRoutes:
             ready=state.ready,
             write_ready=state.write_ready,
             problem=state.problem,
+            standing=state.standing,
+            standing_reason=state.standing_reason,
+            standing_since=datetime.fromtimestamp(state.standing_since_ms / 1000, UTC) if state.standing_since_ms else None,
+            waits_for=state.waits_for,
         )
         return answer(shown)
 
@@ -111,6 +115,6 @@ class HealthRoutes:
 
 def status_of(state: NodeState) -> Literal["ok", "degraded", "starting"]:
     if not state.ready and not state.failed:
-        return "starting"
+        return "degraded" if state.standing in ("rejoining", "stopped") else "starting"
     whole = state.write_ready and state.transport_up and all(peer.state == "alive" for peer in state.peers)
     return "ok" if whole and not state.problem else "degraded"

@@ -62,6 +62,10 @@ class Health(BaseModel):
             "ready": True,
             "write_ready": True,
             "problem": "",
+            "standing": "member",
+            "standing_reason": "",
+            "standing_since": TIME,
+            "waits_for": "",
         }
     )
     node_id: str
@@ -79,6 +83,12 @@ class Health(BaseModel):
     ready: bool = Field(description="Replayed, swept, serving.")
     write_ready: bool = Field(description="A quorum is in reach.")
     problem: str
+    standing: Literal["member", "new", "starting", "rejoining", "stopped"] = Field(
+        description="member: it speaks for its repositories. All others answer nothing for any."
+    )
+    standing_reason: str
+    standing_since: datetime | None = Field(description="By this node's clock; null where it is not kept.")
+    waits_for: str = Field(description="Who or what a node that is no member waits for.")
 
 
 class Alive(BaseModel):

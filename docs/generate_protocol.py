@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from node.protocol import coordinator_states, session
+from node.protocol import coordinator_states, rejoin_states, session
 from node.protocol.quorum import blocking, majority
 
 S = TypeVar("S", bound=Enum)
@@ -71,6 +71,8 @@ def parts() -> dict[str, str]:
         "coordinator-states": members(coordinator_states.State, source_of(coordinator_states)),
         "voter": diagram(session.TRANSITIONS, session.Phase.ARRIVED, session.Phase.ANSWERED),
         "voter-phases": members(session.Phase, source_of(session)),
+        "rejoin": diagram(rejoin_states.TRANSITIONS, rejoin_states.Step.WAITING, rejoin_states.Step.DONE),
+        "rejoin-steps": members(rejoin_states.Step, source_of(rejoin_states)),
     }
 
 

@@ -274,6 +274,26 @@ def repair(
 
 
 @app.command()
+def rejoin(
+    context: typer.Context,
+    node: Annotated[str, typer.Option("--node", help="The node that cannot rejoin by itself (id or number).")],
+    sources: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NODE,…|none", help="Whose records are taken for everything; none: it starts empty."),
+    ] = None,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Acknowledged pushes that only other nodes hold are lost for good.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; else only what would be done is shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a node that lost its data go on although no majority of the others can tell what it had; a dry run first."""
+    from node.command.rejoin import rejoin as take
+
+    take(_home(context), node, sources, Output(as_json), accept_loss=accept_loss, yes=yes)
+
+
+@app.command()
 def dataloss(context: typer.Context, as_json: Json = False) -> None:
     """What would be lost if the cluster went on from the nodes that answer; changes nothing."""
     from node.command.dataloss import dataloss as look

@@ -172,6 +172,8 @@ class Applier:
         pause_s, anew = SYNC_DELAY_S, False
         while True:
             await asyncio.sleep(pause_s)
+            if self._edges.journal.failed:
+                return  # nothing can be noted any more; the next start replays
             try:
                 if anew and not await self._place_anew():
                     continue

@@ -9,6 +9,7 @@ from node.faults import Faults
 from node.ports import Clock, Entropy, Journal, ObjectStore, Peers, Signer, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Status
+from node.protocol.standing import Life
 from node.trace import Trace
 
 if TYPE_CHECKING:
@@ -36,3 +37,5 @@ class Edges:
     alarms: Callable[[RepoId, str], None]
     may_repeat: Callable[[], bool]
     """Whether the retry budget has room for one more request that repeats an earlier one."""
+    lives: Callable[[NodeId, Life | None], bool]
+    """R4: whether an answer of this node, given in this life of it, may be counted (``seen.SeenLives.accept``)."""

@@ -21,10 +21,12 @@ from node.ports import (
     Finding,
     Handler,
     NoAnswer,
+    NodeError,
     PackRefused,
     PeerUnreachable,
     RepositoryAbsent,
     Spend,
+    TransportError,
 )
 from node.protocol.change import Change, ChangeKind, PackRef, RefUpdate
 from node.protocol.ids import Digest, NodeId, Oid, RefName, TxnId
@@ -107,7 +109,7 @@ class Network:
 
     async def carry(self, sender: NodeId, to: NodeId, message: Message) -> _Place:
         """Returns when the message has arrived; never, when it is lost."""
-        if sender in self.down or to in self.down:
+        if sender in self.down or to in self.down or to not in self.places:
             raise PeerUnreachable(f"{to} refused the connection")
         self.sent[sender, type(message).__name__] += 1
         self.log.append((sender, to, message))
@@ -180,6 +182,10 @@ class FakePeers:
                 reply = await place.direct(self._me, message)
                 await self._network.carry(to, self._me, reply)
                 return reply
+        except TransportError:
+            raise
+        except NodeError as error:  # the real one answers 503
+            raise PeerUnreachable(f"{to} refused: {error}") from error
         except TimeoutError as error:
             raise NoAnswer(f"no answer from {to}") from error
 

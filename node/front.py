@@ -71,8 +71,11 @@ class Front:
         staging: Staging,
         trace: Trace,
         state: Callable[[], NodeState],
+        check: Callable[[], None],
         disk: Disk,
     ) -> None:
+        """``check`` raises ``NotAMember`` while this node speaks for no repository (R4)."""
+        self._check = check
         self._config = config
         self._clock = clock
         self._entropy = entropy
@@ -116,6 +119,7 @@ class Front:
         self._writes.check(name.key)
 
     def intake(self, name: RepositoryName, txn: TxnId, shallow: Sequence[Oid]) -> QuarantineIntake:
+        self._check()
         if self._disk.failed:
             raise DiskFailed(self._disk.failed)
         if self._disk.short:
@@ -133,6 +137,7 @@ class Front:
     ) -> Outcome:
         txn = self.new_txn()
         try:
+            self._check()
             if key is not None and (done := await self._done_before(kind, name, key)) is not None:
                 return done
             request = Request(txn, actor, self._config.me, self._clock.wall_ms(), head=head, key=key)
@@ -299,12 +304,15 @@ class Front:
         return None
 
     async def history(self, name: RepositoryName, since: int, limit: int) -> Sequence[HistoryEntry]:
+        self._check()
         return await self._journal.history(name.key, since, limit)
 
     async def repositories(self, after: str, limit: int) -> Sequence[Register]:
+        self._check()
         return await self._journal.repositories(after, limit)
 
     async def transaction(self, txn: TxnId) -> TransactionRecord | None:
+        self._check()
         return await self._records.find(txn)
 
     async def upload_pack(self, register: Register, *, protocol: str, request: bytes) -> AsyncIterator[bytes]:

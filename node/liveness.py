@@ -1,7 +1,7 @@
 """The failure detector: who is not worth waiting for (C8). An opinion, never a fact; no rule of safety looks at it.
 
-Each peer is asked over direct HTTP every heartbeat. Silence, a refused connection, or a peer that has lost its broker makes
-it suspected; its next good answer clears it. The quorum's denominator never shrinks.
+Each peer is asked over direct HTTP every heartbeat. Silence, a refused connection, a peer that has lost its broker or that
+is no member (new, rejoining) makes it suspected; its next good answer clears it. The quorum's denominator never shrinks.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from node.ports import Clock, Peers, PeerState, PeerUnreachable, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Ping, Pong
+from node.protocol.standing import State
 
 
 @dataclass(slots=True)
@@ -36,7 +37,10 @@ class Liveness:
         suspect_after_s: float,
         on_change: Callable[[], None],
         on_pong: Callable[[NodeId, Pong], None],
+        ping: Callable[[NodeId], Ping] = lambda node: Ping(),
     ) -> None:
+        """``ping`` makes what a peer is asked with."""
+        self._ping = ping
         self._peers = peers
         self._clock = clock
         self._table = {node: _Peer(url) for node, url in urls}
@@ -99,7 +103,7 @@ class Liveness:
     async def _ask(self, node: NodeId) -> None:
         peer = self._table[node]
         try:
-            pong = await self._peers.ask(node, Ping(), timeout_s=self._suspect_after_s)
+            pong = await self._peers.ask(node, self._ping(node), timeout_s=self._suspect_after_s)
         except PeerUnreachable as error:
             peer.answers = False
             self._suspect(peer, str(error))
@@ -113,7 +117,10 @@ class Liveness:
             return
         peer.last_seen_at = self._clock.now()
         peer.answers = True
-        if not pong.transport_up:
+        if pong.standing is not None and pong.standing.state is not State.MEMBER:
+            peer.answers = False
+            self._suspect(peer, f"it is {pong.standing.state.value}")
+        elif not pong.transport_up:
             self._suspect(peer, "its broker connection is down")
         elif peer.suspected:
             peer.suspected, peer.reason = False, ""

@@ -19,7 +19,8 @@ exceptions stop at the adapter; what may be raised is defined here.
     └── ReadRefused                 a read of one repository; says at which position this node stands, if it knows
         ├── RepositoryAbsent        never existed, deleted, or named with other capitals
         └── ReadUnavailable         no majority answered in time, or this replica is set aside
-            └── VersionNotReached   the version that the reader has seen already is not here in time
+            ├── VersionNotReached   the version that the reader has seen already is not here in time
+            └── NotAMember          this node may not speak for any repository now
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
@@ -159,6 +160,10 @@ class ReadUnavailable(ReadRefused):
 
 class VersionNotReached(ReadUnavailable):
     """The reader wants at least a version that this node does not have, and cannot get in time."""
+
+
+class NotAMember(ReadUnavailable):
+    """R4: this node is new, starting, rejoining or stopped: it answers nothing for any repository, not even old data."""
 
 
 # ---------------------------------------------------------------- time, chance, keys
@@ -798,6 +803,13 @@ class NodeState:
     """Why not, in one line."""
     failed: bool = False
     """The disk has failed: this node neither votes nor learns until it is started again."""
+    standing: Literal["member", "new", "starting", "rejoining", "stopped"] = "member"
+    """member, new, starting, rejoining or stopped (R4)."""
+    standing_reason: str = ""
+    standing_since_ms: int = 0
+    """By this node's clock; 0 where it is not kept."""
+    waits_for: str = ""
+    """What a node that is no member waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -854,6 +866,23 @@ class Care(Protocol):
 
     async def repair(self, repository: RepoId) -> RepairReport:
         """Look at it, and repair what is found."""
+        ...
+
+
+class RejoinRefused(NodeError):
+    """An operator asked for a rejoin that must not be, or needs more words."""
+
+
+class Rejoins(Protocol):
+    """What an operator may decide about a node that cannot rejoin by itself (``node.membership.Membership``)."""
+
+    def plan(self, sources: frozenset[NodeId], *, accept_loss: bool) -> str:
+        """What ``take`` would do, in words. Raises ``RejoinRefused``."""
+        ...
+
+    async def take(self, sources: frozenset[NodeId]) -> None:
+        """Learn what is left from these members, however few, and accept the loss of the rest; returns when it has begun.
+        Raises ``RejoinRefused`` or ``StorageError``."""
         ...
 
 

@@ -19,6 +19,7 @@ from node.protocol.ids import NodeId
 from node.protocol.messages import Query, Status
 from node.protocol.reads import Barrier, barrier, fresh
 from node.protocol.register import Register
+from node.protocol.standing import Life
 from node.replica import Replica
 
 ASK_TIMEOUT_S = 1.0
@@ -44,6 +45,7 @@ class Reader:
         peers: Peers,
         clock: Clock,
         suspected: Callable[[], frozenset[NodeId]],
+        lives: Callable[[NodeId, Life | None], bool],
         *,
         timeout_s: float,
         doubt_s: float,
@@ -55,6 +57,7 @@ class Reader:
         self._peers = peers
         self._clock = clock
         self._suspected = suspected
+        self._lives = lives
         self._timeout_s = timeout_s
         self._doubt_s = doubt_s
         self._may_repeat = may_repeat
@@ -165,7 +168,7 @@ class Reader:
             return None
         if not isinstance(answer, Status) or answer.repository != replica.repository or answer.set_aside:
             return None
-        return answer
+        return answer if self._lives(peer, answer.life) else None
 
 
 class _Read:
@@ -217,6 +220,7 @@ class _Linearizable(_Read):
         while True:
             refuse_if_set_aside(replica)
             answers = await reader.question(replica)
+            refuse_if_set_aside(replica)  # it may have been closed meanwhile: this node rejoins
             wall = barrier(answers)
             if wall.applied < self._at_least:
                 raise self._unknown(wall)

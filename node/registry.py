@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 
 from node.edges import Edges
-from node.ports import Journal
+from node.ports import Journal, NotAMember
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.quorum import VoterSet
 from node.replica import Replica
@@ -17,7 +18,9 @@ REPLICAS_MAX = 4096
 class Registry:
     """Every replica there is, by its register's key."""
 
-    def __init__(self, edges: Edges, journal: Journal, members: VoterSet) -> None:
+    def __init__(self, edges: Edges, journal: Journal, members: VoterSet, refusal: Callable[[], str]) -> None:
+        """``refusal``: empty, or why this node speaks for no repository now (R4)."""
+        self._refusal = refusal
         self._edges = edges
         self._journal = journal
         self._members = members
@@ -26,7 +29,13 @@ class Registry:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def get(self, repository: RepoId) -> Replica:
-        """The one object for this repository, whoever asks and however many at once. Raises ``StorageError``."""
+        """The one object for this repository, whoever asks and however many at once.
+
+        Raises:
+            NotAMember: this node speaks for no repository now.
+            StorageError: it cannot be loaded.
+        """
+        self.check()
         known = self._replicas.get(repository)
         if known is not None:
             self._replicas.move_to_end(repository)
@@ -37,6 +46,22 @@ class Registry:
             self._loading[repository] = loading
             loading.add_done_callback(lambda _: self._loading.pop(repository, None))
         return await asyncio.shield(loading)
+
+    @property
+    def open(self) -> bool:
+        """Whether this node speaks for repositories at all now."""
+        return not self._refusal()
+
+    def check(self) -> None:
+        """Raises ``NotAMember``."""
+        if refusal := self._refusal():
+            raise NotAMember(refusal)
+
+    async def drop(self, reason: str) -> None:
+        """R4: end every machine; whoever waits for one is told that nothing is known."""
+        replicas = list(self._replicas.values())
+        self._replicas.clear()
+        await asyncio.gather(*(replica.close(reason) for replica in replicas))
 
     def peek(self, repository: RepoId) -> Replica | None:
         """The one in memory, if there is one."""
@@ -69,6 +94,7 @@ class Registry:
 
     async def _load(self, repository: RepoId) -> Replica:
         loaded = await self._journal.load(repository, self._members)
+        self.check()
         replica = Replica(repository, self._edges, self._members, loaded)
         self._replicas[repository] = replica
         if len(self._replicas) > REPLICAS_MAX:

@@ -30,11 +30,12 @@ async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
     swept = await store.sweep(await journal.packs_in_use(), existing)
     unsynced = await journal.unsynced()
     for repository, _, synced in unsynced:
-        await _replay_one(config, journal, store, repository, synced)
+        await replay_one(config, journal, store, repository, synced)
     log.info("replayed", repositories=len(existing), unsynced=len(unsynced), swept=dict(swept))
 
 
-async def _replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:
+async def replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:
+    """What is committed after version ``synced``, on the disk and durable there."""
     register = (await journal.load(repository, config.voters)).register
     try:
         await place(journal, store, register, synced)

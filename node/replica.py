@@ -21,6 +21,7 @@ from node.ports import (
     DiskRefused,
     Loaded,
     NodeError,
+    NotAMember,
     PeerUnreachable,
     StorageError,
     TransportError,
@@ -83,6 +84,8 @@ from node.protocol.voter import Voter
 STOPPED_SHOWN_MAX = 500
 
 log = structlog.get_logger()
+
+STOPPING = "this node is stopping"
 
 
 class Replica:
@@ -158,6 +161,11 @@ class Replica:
     def in_doubt(self) -> bool:
         return self.voter.record.in_doubt is not None
 
+    @property
+    def closed(self) -> bool:
+        """Nothing is answered from this object any more."""
+        return self._closed
+
     def status(self) -> Status:
         """The own answer to R5's question."""
         record = self.voter.record
@@ -170,7 +178,8 @@ class Replica:
             record.accepted.base if record.accepted else record.committed,
             record.accepted is not None and record.accepted.change is not None,
             self.applied,
-            self._edges.journal.lives.incarnations,
+            incarnations=self._edges.journal.lives.incarnations,
+            life=self._edges.journal.lives.life,
             set_aside=self.stopped[:STOPPED_SHOWN_MAX],
         )
 
@@ -247,22 +256,25 @@ class Replica:
         """Whether ``version`` is applied within ``timeout_s``; a replica that is set aside is not waited for."""
         return await self._applier.wait(version, timeout_s)
 
-    async def close(self) -> None:
-        """End every task and timer; clients that still wait are told what is known: that nothing is."""
+    async def close(self, reason: str = STOPPING) -> None:
+        """End every task and timer; who still waits is told what is known: that nothing is."""
         self._closed = True
+        self.stopped = self.stopped or reason  # a read that still holds this object is not answered from it
         for timer in self._timers.values():
             timer.cancel()
+        for request in self._requests.values():
+            if not request.done():
+                request.set_exception(NotAMember(reason))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for txn, answer in self._answers.items():
             if not answer.done():
-                reason = "this node is stopping; the transaction is settled by the others, or when it is back"
+                told = f"{reason}; the transaction is settled by the others, or when it is back"
                 voters, quorum = self.register.voters, self.register.voters.quorum(self._edges.config.quorum)
-                answer.set_result(Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=reason))
-        for request in self._requests.values():
-            request.cancel()
+                answer.set_result(Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=told))
+        self._applier.stop()
 
     def __repr__(self) -> str:
         return f"<Replica {self.repository} {self.register.position} applied {self.applied} {self.coordinator.state.name}>"
@@ -454,6 +466,9 @@ class Replica:
         if reply.repository != self.repository or not self._genuine(to, reply):
             log.warning("reply refused", peer=to, repository=self.repository, kind=type(reply).__name__)
             return
+        if isinstance(reply, Promise | Vote) and not edges.lives(to, reply.life):
+            log.warning("answer of an older life", peer=to, repository=self.repository, kind=type(reply).__name__)
+            return
         self._feed(self.coordinator, Received(to, reply))
 
     def _repeats(self, to: NodeId, message: TransportRequest) -> bool:
@@ -493,6 +508,8 @@ class Replica:
     def _resolve(self, number: int, message: TransportReply) -> None:
         future = self._requests.get(number)
         if future is not None and not future.done():
+            if isinstance(message, Promise | Vote):
+                message = replace(message, life=self._edges.journal.lives.life)
             future.set_result(message)
 
     def _flaw(self, certificate: Certificate) -> str | None:

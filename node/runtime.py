@@ -6,7 +6,7 @@ by ``node.serving``, the API by ``node.front``.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,8 @@ from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, StorageError, Transport
+from node.membership import Membership
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -33,6 +34,7 @@ from node.repair import Repair
 from node.replay import replay
 from node.retries import RetryBudget
 from node.scrub import Scrub
+from node.seen import SeenLives
 from node.serving import Serving
 from node.staging import Staging
 from node.summaries import Follower
@@ -61,8 +63,12 @@ class Runtime:
         transport: Transport,
         peers: Peers,
         budget: RetryBudget | None = None,
+        rejoined: Callable[[int], None] = lambda incarnation: None,
     ) -> None:
-        """``budget`` is given where an adapter below repeats requests by itself, and has to ask it too."""
+        """``budget`` is given where an adapter below repeats requests by itself, and has to ask it too. ``rejoined`` is told
+        this node's incarnation whenever it begins to speak: envelopes name it."""
+        self._rejoined = rejoined
+        self._replayed = False
         self._config = config
         self._journal = journal
         self._store = store
@@ -91,12 +97,15 @@ class Runtime:
             suspect_after_s=config.suspect_after_s,
             on_change=self._on_suspicion,
             on_pong=self._on_pong,
+            ping=lambda peer: self.membership.ping(peer),
         )
+        self._lives = SeenLives(journal.lives)
         self._reader = reader = Reader(
             config.me,
             peers,
             clock,
             lambda: self._liveness.unanswering | self._breakers.open,
+            self._lives.accept,
             timeout_s=config.read_timeout_s,
             doubt_s=config.prepare_timeout_s,
             may_repeat=budget.take,
@@ -118,8 +127,18 @@ class Runtime:
             reader.question,
             self._on_alarm,
             budget.take,
+            self._lives.accept,
         )
-        self._registry = Registry(edges, journal, config.voters)
+        self.membership = Membership(
+            edges,
+            self._lives,
+            drop=lambda reason: self._registry.drop(reason),
+            opened=self._on_opened,
+            before_clear=self._catch_up_disk,
+            hurry=self._liveness.doubt,
+            spawn=self._spawn,
+        )
+        self._registry = Registry(edges, journal, config.voters, lambda: self.membership.refusal)
         examiner = Examiner(edges, self._registry)
         self.care = Scrub(edges, self._registry, examiner, Repair(edges, self._registry, examiner, self._on_amnesia))
         self.anti_entropy = AntiEntropy(
@@ -135,7 +154,16 @@ class Runtime:
         records = Records(journal, peers, self._liveness, trace)
         staging = Staging(config, clock, peers, lambda: self._suspected)
         self.serving = Serving(
-            config, self._disk, journal, store, transport, self._registry, records, staging, anti_entropy=self.anti_entropy
+            config,
+            self._disk,
+            journal,
+            store,
+            transport,
+            self._registry,
+            records,
+            staging,
+            self.membership,
+            anti_entropy=self.anti_entropy,
         )
         self.service = Front(
             config,
@@ -151,22 +179,22 @@ class Runtime:
             staging=staging,
             trace=trace,
             state=self.state,
+            check=self._registry.check,
             disk=self._disk,
         )
 
     async def start(self) -> None:
-        """Replay, sweep, connect; doubts of an earlier life are settled from here on. Raises ``StorageError``."""
-        if self._journal.lives.standing.state is State.REJOINING:  # until rejoining (R4) is built in here
-            reason = self._journal.lives.standing.reason
-            raise StorageError(f"this journal cannot be trusted to be all that was written, the node has to rejoin: {reason}")
-        await replay(self._config, self._journal, self._store)
+        """Replay, sweep, connect, ask the others; doubts of an earlier life are settled from here on. A journal that is to be
+        learned anew is replayed when it is. Raises ``StorageError``."""
+        if self._journal.lives.standing.state is not State.REJOINING:
+            await self._catch_up_disk()
         await self._transport.start(self.serving.on_request)
         self._spawn(self._liveness.run())
         self._spawn(self._watch_transport())
+        self._spawn(self._lives.run())
         self._spawn(self._watch_disk())
         self._spawn(self.care.run())
-        for repository in await self._journal.in_doubt():
-            await self._registry.get(repository)
+        await self.membership.start()
         self._ready = True
         identity = self._journal.identity
         log.info("node started", node=identity.node, transport=self._transport.name, journal=identity.journal)
@@ -179,6 +207,7 @@ class Runtime:
             stack.push_async_callback(self._store.close)
             stack.push_async_callback(self._peers.stop)
             stack.push_async_callback(self._registry.close)
+            stack.push_async_callback(self.membership.close)
             stack.push_async_callback(self.service.close)
             stack.push_async_callback(self._reader.close)
             stack.push_async_callback(self._end_tasks)
@@ -190,15 +219,38 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def rejoin(self, reason: str) -> None:
+        """What this node's journal holds is no longer all that was written: it marks itself and learns it anew (R4)."""
+        self.membership.lose(reason)
+
+    async def _catch_up_disk(self) -> None:
+        """Once in a process: later, what is applied is applied by who commits it."""
+        if not self._replayed:
+            await replay(self._config, self._journal, self._store)
+            self._replayed = True
+
+    def _on_opened(self) -> None:
+        """This node speaks for its repositories from now on, or again."""
+        self._rejoined(self._journal.identity.incarnation)
+        self._spawn(self._load_doubts())
+
+    async def _load_doubts(self) -> None:
+        for repository in await self._journal.in_doubt():
+            await self._registry.get(repository)
+
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
+        view, refusal = self.membership.view(), self.membership.refusal
         alive = len(config.members) - len(self._suspected)
-        write_ready = self._ready and alive >= config.write_quorum and not self._disk.problem
+        ready = self._ready and not refusal
+        write_ready = ready and alive >= config.write_quorum and not self._disk.problem
         problem = ""
         if self._disk.problem:
             problem = self._disk.problem
         elif not self._ready:
             problem = "starting: replaying the journal"
+        elif refusal:
+            problem = refusal
         elif not self._transport.up:
             problem = f"{self._transport.name} is not in reach: {self._transport.detail}"
         elif not write_ready:
@@ -216,10 +268,14 @@ class Runtime:
             self._transport.name,
             self._transport.up,
             self._transport.detail,
-            self._ready and not self._disk.failed,
+            ready and not self._disk.failed,
             write_ready,
             problem,
             bool(self._disk.failed),
+            view.standing,
+            view.reason,
+            view.since_ms,
+            view.waits_for,
         )
 
     # ------------------------------------------------------------ who is there
@@ -265,12 +321,14 @@ class Runtime:
         log.error("disk failed", reason=self._disk.failed)
 
     def _on_pong(self, peer: NodeId, pong: Pong) -> None:
+        self.membership.met(peer, pong)
         self._follower.on_pong(peer, pong)
         self.anti_entropy.on_pong(peer, pong)
 
     def _on_amnesia(self, reason: str) -> None:
-        """What this node promised is not known any more: the replica is loaded no more, and its row says why."""
+        """What this node promised is not known any more: it learns it again from the others (R4)."""
         log.error("acceptor record lost", reason=reason)
+        self.rejoin(reason)
 
     def _on_alarm(self, repository: RepoId, reason: str) -> None:
         """An empty reason: it is well again."""

@@ -81,7 +81,9 @@ class Scrub:
         while True:
             self._wake.clear()
             try:
-                if self._all_wanted or self._edges.clock.now() >= due_at:
+                if not self._registry.open:
+                    pass  # R4: what a rejoining node stores is being learned anew
+                elif self._all_wanted or self._edges.clock.now() >= due_at:
                     self._all_wanted, due_at = False, self._edges.clock.now() + interval_s
                     await self._pass(None)
                 elif (repositories := self._due()) or self._met_by_others():

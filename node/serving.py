@@ -8,6 +8,7 @@ import structlog
 from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.disk import Disk
+from node.membership import Membership
 from node.ports import Journal, NodeError, ObjectStore, Transport
 from node.protocol.change import ChangeKind, PackRef
 from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
@@ -70,9 +71,11 @@ class Serving:
         registry: Registry,
         records: Records,
         staging: Staging,
+        membership: Membership,
         *,
         anti_entropy: AntiEntropy,
     ) -> None:
+        self._membership = membership
         self._config = config
         self._disk = disk
         self._journal = journal
@@ -85,7 +88,7 @@ class Serving:
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
         """Claim, prepare, abort, commit; the effects are durable when this returns."""
-        if isinstance(message, Prepare) and (reason := self._objection(message)):
+        if self._registry.open and isinstance(message, Prepare) and (reason := self._objection(message)):
             return _no(message, self._journal.identity.incarnation, reason)
         try:
             replica = await self._registry.get(message.repository)
@@ -104,31 +107,23 @@ class Serving:
         """Everything that is asked by direct HTTP and answered by a message."""
         match message:
             case Ping():
-                identity = self._journal.identity
-                lives = self._journal.lives
-                return Pong(
-                    identity.journal,
-                    identity.incarnation,
-                    self._journal.sequence,
-                    self._transport.up,
-                    lives.life,
-                    lives.seen.get(sender),
-                    lives.standing,
-                    root=await self._anti_entropy.root(),
-                )
+                return await self._pong(sender, message)
             case Query(repository):
                 return (await self._registry.get(repository)).status()
             case History(repository, since, limit):
                 return await self._history_page(repository, since, limit)
             case Summaries(since):
+                self._registry.check()
                 sequence, summaries = await self._journal.summaries(since, SUMMARY_PAGE)
                 return SummaryPage(self._journal.identity.journal, sequence, tuple(summaries))
             case Branches(prefixes):
+                self._registry.check()
                 return await self._anti_entropy.page(prefixes)
             case Stage(repository, packs, holders):
                 problem = await (await self._registry.get(repository)).packs.stage(packs, (*holders, sender))
                 return Staged(repository, not problem, problem)
             case Transaction(txn):
+                self._registry.check()
                 return TransactionReport(txn, await self._records.report(txn))
             case Enrol(incarnation, life):
                 return await self._enrol(sender, incarnation, life)
@@ -138,14 +133,32 @@ class Serving:
                 raise TypeError("a fetch is answered by on_fetch")
         assert_never(message)
 
+    async def _pong(self, sender: NodeId, message: Ping) -> Pong:
+        """A heartbeat is answered whatever this node is worth: it says so."""
+        mine = self._membership.ping(sender)
+        self._membership.met(sender, message)
+        identity = self._journal.identity
+        return Pong(
+            identity.journal,
+            identity.incarnation,
+            self._journal.sequence,
+            self._transport.up,
+            mine.life,
+            mine.seen,
+            mine.standing,
+            root=await self._anti_entropy.root() if self._registry.open else "",
+        )
+
     async def _enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
-        """R4, step 1: durable, and known to every machine, before it is granted."""
+        """R4, step 1: durable, and known to every machine, before it is granted; by members only."""
+        self._registry.check()
         lives = self._journal.lives
         known = newest(lives.incarnations, node)
         enrolment = await lives.enrol(node, incarnation, life)
         if enrolment.newest > known:
             self._registry.enrolled(node, enrolment.newest)
             log.warning("incarnation granted", peer=node, incarnation=enrolment.newest)
+        self._registry.check()
         return enrolment
 
     async def _records_page(self, node: NodeId, message: AcceptorRecords) -> AcceptorPage:
@@ -153,6 +166,7 @@ class Serving:
         lives = self._journal.lives
         granted = (await self._enrol(node, message.incarnation, message.life)).granted
         records, more = await lives.records(message.after, RECORDS_PAGE, self._config.voters) if granted else ((), False)
+        self._registry.check()
         return AcceptorPage(granted, tuple(records), more, self._journal.identity.incarnation, lives.incarnations)
 
     async def on_fetch(self, sender: NodeId, message: Fetch) -> AsyncIterator[bytes] | None:

@@ -215,10 +215,26 @@ def nodes_reachable(home: Home, cluster: Cluster) -> list[Finding]:
         if not state["serving"]:
             found.append(Finding("nodes", "problem", state["reason"], f"gitquorum kill {node.id} && gitquorum start {node.id}"))
         elif not state["ready"]:
-            found.append(Finding("nodes", "problem", f"{node.id} cannot write: {state['reason']}", "gitquorum up"))
+            found.append(Finding("nodes", "problem", f"{node.id} cannot write: {state['reason']}", _fix(node, state["reason"])))
         else:
             found.append(Finding("nodes", "ok", f"{node.id} is ready to write"))
     return found
+
+
+def _fix(node: NodePlace, reason: str) -> str:
+    """What helps a node that serves and takes no writes."""
+    said = reason.lower()
+    if "disk failed" in said:
+        return f"dmesg | tail; if the disk is good again: gitquorum kill {node.id} && gitquorum start {node.id}"
+    if "is rejoining" in said:
+        return (
+            f"start who is missing; gone for good: gitquorum rejoin --node {node.id} --from node-1,… --accept-loss (a dry run)"
+        )
+    if "another process uses the identity" in said:
+        return f"stop the other process of {node.id}, then: gitquorum kill {node.id} && gitquorum start {node.id}"
+    if "disk full" in said:
+        return f"df -h {node.data}; it goes on by itself when there is room"
+    return "gitquorum up"
 
 
 _MACHINE: tuple[Callable[[], list[Finding]], ...] = (python_version, git_version, broker_available, clock_set)

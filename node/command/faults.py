@@ -43,17 +43,22 @@ def start_node(home: Home, name: str, output: Output, environ: Mapping[str, str]
 
 def _wait_alive(node: NodePlace) -> None:
     give_up_at = time.monotonic() + START_TIMEOUT_S
+    reason = ""
     while True:
         try:
-            if get(node.url, "/readyz", timeout_s=3.0).ok:
+            ready = get(node.url, "/readyz", timeout_s=3.0)
+            if ready.ok:
                 return
+            reason = f": {ready.reason}"
         except NodeSilent:
             pass
         if processes.running(node) is None:
             lines = [line for line in processes.last_lines(node.log) if line.strip()] or ["it said nothing"]
             raise CommandError(f"{node.id} ended: {lines[-1].strip()[:300]} (log: {node.log})")
         if time.monotonic() >= give_up_at:
-            raise CommandError(f"{node.id} does not serve after {START_TIMEOUT_S:.0f} s (log: {node.log})", Exit.UNAVAILABLE)
+            raise CommandError(
+                f"{node.id} does not serve after {START_TIMEOUT_S:.0f} s{reason} (log: {node.log})", Exit.UNAVAILABLE
+            )
         time.sleep(POLL_S)
 
 

@@ -81,6 +81,7 @@ async def _serve(config: Config) -> None:
         store=store,
         transport=transport,
         peers=peers,
+        rejoined=lambda incarnation: setattr(codec, "incarnation", incarnation),
         budget=budget,
     )
     direct: DirectEndpoint = DirectServer(
@@ -92,7 +93,15 @@ async def _serve(config: Config) -> None:
     if isolation is not None:
         direct = GatedEndpoint(direct, isolation)
     smart_http = SmartHttp(runtime.service, config)
-    app = create_app(runtime.service, config, direct=direct, smart_http=smart_http, isolation=isolation, care=runtime.care)
+    app = create_app(
+        runtime.service,
+        config,
+        direct=direct,
+        smart_http=smart_http,
+        isolation=isolation,
+        care=runtime.care,
+        rejoins=runtime.membership,
+    )
     try:
         await runtime.start()
         await serve_http(app, config)

@@ -206,6 +206,7 @@ class Ping:
 
     life: Life | None = None
     seen: Life | None = None
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,8 @@ class Rejoin:
         self._tries: dict[RepoId, int] = {}
         self._learned = 0
         self._attempts = 0
+        self._ended = ""
+        """How the last attempt ended, for people."""
         self._until = 0.0
         self._resend_at = 0.0
         self._out: list[RejoinEffect] = []
@@ -198,6 +200,8 @@ class Rejoin:
                 return f"{left} of {left + self._learned} repositories"
             case Step.DONE:
                 return ""
+            case Step.WAITING if self._ended:
+                return f"its next attempt; the last one ended {self._ended}"
             case _:
                 return f"the next step ({self.step.value})"
 
@@ -262,7 +266,7 @@ class Rejoin:
     def _list(self, now: float) -> None:
         sources = self._answered if self._sources is None else self._answered & self._sources
         self._pages = {}
-        self._held = {node: {} for node in sources}
+        self._held = {node: {} for node in sorted(sources)}
         self._cursor = dict.fromkeys(sorted(sources), "")
         self._patience(now)
         self._out += (self._page_after(node) for node in self._cursor)
@@ -397,6 +401,7 @@ class Rejoin:
     def _again(self, reason: str, now: float) -> None:
         """Interrupted: from step 1 on, with a higher number."""
         self._note(reason)
+        self._ended = reason
         self._move(Trigger.AGAIN)
         longest_s = min(PAUSE_S * 2 ** min(self._attempts, 10), PAUSE_S_MAX)
         self._until = now + longest_s * (0.5 + (self._spread + self._attempts * 0.618) % 1.0 / 2)

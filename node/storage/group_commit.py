@@ -65,18 +65,21 @@ class GroupCommit:
         deferred: Deferred,
         keep: Callable[[sqlite3.Connection, Notes], None],
         committed: Callable[[sqlite3.Connection], None] = lambda connection: None,
+        closing: Callable[[sqlite3.Connection], None] = lambda connection: None,
         *,
         waiting_max: int = WAITING_MAX,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
         linger_s: float = LINGER_S,
     ) -> None:
-        """``keep`` writes notes inside a transaction; ``committed`` is told, in this thread, when one is durable."""
+        """``keep`` writes notes inside a transaction; ``committed`` is told, in this thread, when one is durable; ``closing``
+        may write last, if nothing has failed."""
         self.commits = 0
         self.failure: str | None = None
         self._connection = connection
         self._deferred = deferred
         self._keep = keep
         self._committed = committed
+        self._closing_write = closing
         self._waiting_max = waiting_max
         self._waiting_bytes_max = waiting_bytes_max
         self._linger_s = linger_s
@@ -84,7 +87,7 @@ class GroupCommit:
         self._writes: deque[_Write] = deque()
         self._waiting_bytes = 0
         self._flush_at: float | None = None
-        self._closing = False
+        self._closing = self._closed = False
         self._thread = Thread(target=self._serve, name="journal-writer", daemon=True)
         self._thread.start()
 
@@ -123,7 +126,14 @@ class GroupCommit:
             self._closing = True
             self._wake.notify()
         self._thread.join()
-        self._connection.close()
+        try:
+            if not self.failure and not self._closed:
+                self._closing_write(self._connection)
+        except sqlite3.Error as error:
+            self.failure = f"the journal could not be closed cleanly: {error}"
+        finally:
+            self._closed = True
+            self._connection.close()
 
     def _check_open(self) -> None:
         if self.failure:

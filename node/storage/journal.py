@@ -38,6 +38,7 @@ from node.storage.journal_codec import to_text
 from node.storage.journal_lives import SqliteLives
 from node.storage.journal_lost import open_or_lose
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME
+from node.storage.journal_whole import after_close, mark_closed
 from node.storage.journal_writes import OpWrite, keep_notes, stop_voting, trim_transactions
 from node.storage.lock import DataDirectoryLock
 
@@ -72,9 +73,16 @@ class SqliteJournal:
         self._grown = False  # the open transaction may have added to history; the writer thread's own
         self._damages: dict[tuple[RepoId | None, DamagedPart, int], JournalDamaged] = {}
         self._deferred = Deferred(waiting_max)
-        self._reads = reads.ReadPool(data_dir / FOLDER_NAME / FILE_NAME)
+        self._file = data_dir / FOLDER_NAME / FILE_NAME
+        self._reads = reads.ReadPool(self._file)
         self._writer = GroupCommit(
-            connection, self._deferred, self._keep, self._committed, waiting_max=waiting_max, linger_s=linger_s
+            connection,
+            self._deferred,
+            self._keep,
+            self._committed,
+            mark_closed,
+            waiting_max=waiting_max,
+            linger_s=linger_s,
         )
         self.lives.begin(self._writer.submit, self._reads.run)
 
@@ -240,6 +248,7 @@ class SqliteJournal:
     def _close(self) -> None:
         self._reads.close()
         self._writer.close()
+        after_close(self._file)
         self._lock.release()
 
     def _keep(self, db: sqlite3.Connection, notes: Notes) -> None:

@@ -1,6 +1,7 @@
 """A journal that cannot be trusted at start is no reason for an operator: what it was is kept, and the node rejoins (R4).
 
-    the file is no journal any more   moved aside into ``.journal/damaged-…``; a new, empty one is made, to be learned anew
+    the file is no journal any more,
+    or a part of it is missing        moved aside into ``.journal/damaged-…``; a new, empty one is made, to be learned anew
     acceptor records are damaged      they are dropped, with all that belongs to them, and the rest is not trusted either
 
 Both end in a durable mark: until everything is learned again from a majority, this node answers nothing. A journal of another
@@ -19,6 +20,7 @@ from node.storage import journal_lives
 from node.storage.journal_errors import DAMAGE, primary_code
 from node.storage.journal_rows import read_record_row
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database, sync_directory
+from node.storage.journal_whole import check as check_whole
 
 _TABLES = ("registers", "accepted", "refs", "history", "history_txns", "history_keys", "pack_uses")
 
@@ -29,6 +31,7 @@ def open_or_lose(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.Co
     """``open_database``, for better or worse. Raises what that raises but for damage."""
     try:
         check_header(data_dir / FOLDER_NAME / FILE_NAME)
+        check_whole(data_dir, data_dir / FOLDER_NAME / FILE_NAME)
         connection, identity = open_database(data_dir, node, cluster)
     except JournalDamaged as error:
         aside = _move_aside(data_dir / FOLDER_NAME)

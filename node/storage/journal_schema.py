@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from node.ports import DamagedPart, Identity, JournalDamaged, JournalRefused, StorageError
 from node.protocol.ids import NodeId
-from node.storage import journal_lives
+from node.storage import journal_lives, journal_whole
 from node.storage.journal_errors import DAMAGE, primary_code, storage_error
 from node.storage.journal_rows import row_sum
 
@@ -103,6 +103,7 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
     folder = data_dir / FOLDER_NAME
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        in_use = journal_whole.says_in_use(folder / FILE_NAME)
         connection = connect(folder / FILE_NAME)
     except OSError as error:
         raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
@@ -113,6 +114,8 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
         journal_lives.count_start(connection)
         for directory in (folder, data_dir, data_dir.parent):
             sync_directory(directory)
+        if not in_use:
+            journal_whole.mark_in_use(connection)
     except sqlite3.Error as error:
         connection.close()
         if primary_code(error) in DAMAGE:

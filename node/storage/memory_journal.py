@@ -83,6 +83,21 @@ class MemoryJournal:
         self._deferred.take()
         self._deferred.written()
 
+    def copy(self) -> "MemoryJournal":
+        """What a snapshot of the disk, or a clone of it, holds."""
+        other = MemoryJournal(
+            self._identity.node,
+            self._identity.cluster,
+            transactions_max=self._transactions_max,
+            journal=self._identity.journal,
+        )
+        other._rows = {name: replace(row, history=list(row.history)) for name, row in self._rows.items()}
+        other._sequence = self._sequence
+        other._packs, other._transactions = dict(self._packs), dict(self._transactions)
+        other.damaged = dict(self.damaged)
+        self.lives.copy_to(other.lives)
+        return other
+
     async def write(
         self,
         op: Op,

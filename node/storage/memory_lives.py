@@ -26,6 +26,10 @@ class MemoryLives:
         self._turn = turn
         self._drop = drop
 
+    def copy_to(self, other: "MemoryLives") -> None:
+        other.life, other.standing = self.life, self.standing
+        other.seen, other._enrolled = dict(self.seen), dict(self._enrolled)
+
     def next_start(self) -> None:
         """Another process opens the journal."""
         boot = self.life.boot + 1

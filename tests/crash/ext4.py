@@ -8,6 +8,7 @@ the kernel's ``fs/ext4/ioctl.c``.
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -89,6 +90,16 @@ class Ext4:
         for device in said.stdout.split():
             _run("losetup", "-d", device)
         self.image.unlink()
+
+
+def release_stale(prefix: str) -> None:
+    """What runs that were killed have left mounted: their folders are called ``prefix``, their process id, and more."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        path = Path(line.split()[1])
+        found = re.fullmatch(re.escape(prefix) + r"(\d+)-.*", path.parent.name)
+        if found and not Path("/proc", found[1]).exists():
+            _run("umount", "-l", path)  # its loop device goes with it
+            shutil.rmtree(path.parent)
 
 
 def _run(*command: str | Path) -> str:

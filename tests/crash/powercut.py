@@ -31,16 +31,18 @@ import structlog
 from node.protocol.ids import RefName
 from node.protocol.names import RepositoryName
 from tests.crash import checks
-from tests.crash.ext4 import Ext4, why_not
+from tests.crash.ext4 import Ext4, release_stale, why_not
 from tests.crash.subject import Subject
 from tests.crash.values import A, packed
 
 REPOSITORIES = tuple(RepositoryName("alice", f"r{number}") for number in range(3))
 BRANCHES = 4
 SMALL_PACKS, LARGE_PACKS = 24, 4
-LIFE_S_MAX = 0.5
-"""The cut comes within this time of the first push's begin."""
+STEPS_MAX, DELAY_S_MAX = 24, 0.06
+"""The cut comes so long after so many requests were begun or answered, each by chance: on a slow machine as on a fast one."""
+LIFE_S_MAX = 8.0
 PATIENCE_S = 60.0
+PREFIX = "gitquorum-power-"
 
 
 @dataclass
@@ -108,6 +110,8 @@ class Cuts:
         with self.disk:
             for _ in range(cuts):
                 self.one()
+                if self.report.cuts % 50 == 0:
+                    sys.stderr.write(f"{self.report.cuts} cuts, {sum(self.report.acknowledged.values())} acknowledged\n")
                 if self.report.wrong:
                     break
         self.report.seconds = round(time.monotonic() - began, 1)
@@ -133,9 +137,9 @@ class Cuts:
 
     def _live_and_die(self) -> None:
         """Pushes until the power goes."""
-        after_s = self.chance.random() * LIFE_S_MAX
+        cut_at = self.chance.randrange(1, STEPS_MAX), self.chance.random() * DELAY_S_MAX
         seed = self.chance.random()
-        told = self._child(lambda tell: self._push(tell, seed), after_s)
+        told = self._child(lambda tell: self._push(tell, seed), cut_at)
         for message in told:
             self.memory.hear(message, self.report)
         self.report.busy_cuts += bool(self.memory.asked)
@@ -173,8 +177,10 @@ class Cuts:
             else:
                 return  # unknown, or aborted by a disk that is gone: what became of it is seen after the next start
 
-    def _child(self, function: Callable[[Callable[..., None]], Any], cut_after_s: float | None) -> list[dict[str, Any]]:
-        """Run it in a process of its own; with ``cut_after_s``, until the power goes so long after it says ``started``."""
+    def _child(
+        self, function: Callable[[Callable[..., None]], Any], cut_after: tuple[int, float] | None
+    ) -> list[dict[str, Any]]:
+        """In a process of its own; with ``cut_after``, until the power goes: so long after so many things were said."""
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
@@ -198,9 +204,11 @@ class Cuts:
                     break
                 *lines, held = (held + data).split(b"\n")
                 told += [json.loads(line) for line in lines]
-                if cut_at is None and cut_after_s is not None and any(one["kind"] == "started" for one in told):
-                    cut_at = time.monotonic() + cut_after_s
-            if cut_after_s is not None:
+                if cut_after is not None and told and cut_at is None:
+                    give_up_at = min(give_up_at, time.monotonic() + LIFE_S_MAX)
+                if cut_after is not None and cut_at is None and len(told) > cut_after[0]:
+                    cut_at = time.monotonic() + cut_after[1]
+            if cut_after is not None:
                 self.disk.cut()
                 # What was said before the power went was said: it is read before the process is ended.
                 ours.setblocking(False)
@@ -268,6 +276,7 @@ class Cuts:
 def _in_child(function: Callable[[Callable[..., None]], Any], link: socket.socket) -> None:
     """Never returns."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def tell(kind: str, **facts: Any) -> None:
         link.sendall(json.dumps({"kind": kind, **facts}).encode() + b"\n")
@@ -303,8 +312,10 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"cannot be run here: {why}\n")
         return 2
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the disk is released on that path too
+    release_stale(PREFIX)
     base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="gitquorum-power-", dir=base) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=base) as folder:
         report = Cuts(Path(folder), asked.seed).run(asked.cuts)
     if asked.json:
         sys.stdout.write(json.dumps(vars(report)) + "\n")

@@ -6,6 +6,7 @@ would hear it: whoever looks at the disk afterwards knows what must be there.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from node import applying
@@ -25,6 +26,7 @@ from node.protocol.messages import (
 )
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind
+from node.protocol.standing import State
 from node.runtime import Runtime
 from node.storage.git import GitLimits
 from node.storage.journal import SqliteJournal
@@ -92,6 +94,7 @@ class Subject:
         self.tell = tell
         self._nodes = nodes
         self._peers = PaperPeers(chain, packs)
+        self.free_bytes_min = 0
         self._life = life
         self.journal: SqliteJournal
         self.store: DiskObjects
@@ -101,11 +104,13 @@ class Subject:
         """Raises ``NodeError`` when the node would not start."""
         applying.SYNC_DELAY_S = SYNC_DELAY_S
         applying.APPLY_PAUSE_S_MAX = applying.SYNC_PAUSE_S_MAX = PAUSE_S_MAX
-        settings = config(self.data_dir, self._nodes)
+        settings = config(self.data_dir, self._nodes, free_bytes_min=self.free_bytes_min)
         self.journal = await asyncio.to_thread(
             SqliteJournal.open, self.data_dir, node=A, cluster=settings.cluster, linger_s=LINGER_S
         )
-        self.store = await asyncio.to_thread(DiskObjects, self.data_dir, LIMITS)
+        if self.journal.lives.standing.state is State.NEW:  # founded, without anybody to found it with
+            await self.journal.lives.found((self.journal.identity.journal,), 1)
+        self.store = await asyncio.to_thread(DiskObjects, self.data_dir, replace(LIMITS, free_bytes_min=self.free_bytes_min))
         self.runtime = Runtime(
             settings,
             clock=LoopClock(),

@@ -92,6 +92,8 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0), timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
         )
+        # Else a DELETE whose connection breaks is sent again, behind our back; refused then, it would pass for never sent.
+        self._session._retry_connection = False
 
     async def close(self) -> None:
         await self._session.close()

@@ -35,7 +35,9 @@ from tests.cluster.management import Management, word
 from tests.nemesis.proxy import BROKER, Network
 
 NODES = (1, 2, 3)
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
+BROKER_TIMEOUT_S = 180.0
+"""Both take seconds; a machine with twenty others at work needs a minute and more, and that is no fault of the cluster's."""
 DISK_BYTES = 4 * 1024**3
 """Of a node's file system; its file is sparse, so only what is written takes room."""
 FREE_BYTES_MIN = 256 * 1024**2
@@ -355,7 +357,7 @@ class Field:
         return data
 
     async def broker_start(self) -> None:
-        at = await asyncio.to_thread(self.rabbit.start, self._definitions())
+        at = await asyncio.to_thread(self.rabbit.start, self._definitions(), timeout_s=BROKER_TIMEOUT_S)
         self._amqp_port = at.amqp_port
         self._admin = Management(f"http://127.0.0.1:{at.management_port}", ADMIN, self.passwords[ADMIN])
         if self.network.links:

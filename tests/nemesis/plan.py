@@ -28,6 +28,8 @@ class Tally:
     tried: Counter[str] = field(default_factory=Counter)
     fired: Counter[str] = field(default_factory=Counter)
     effect: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    """What the cluster did not come back from."""
 
     def silent(self, kinds: Sequence[Kind]) -> list[str]:
         """Those that never struck."""
@@ -75,7 +77,12 @@ async def strike(
         await asyncio.sleep(rng.uniform(*PAUSE_S))
         began = time.monotonic()
         tally.tried[kind.name] += 1
-        effect = await kind.act(Scene(place, Random(f"{seed}/{kind.name}/{tally.tried[kind.name]}")))
+        try:
+            effect = await kind.act(Scene(place, Random(f"{seed}/{kind.name}/{tally.tried[kind.name]}")))
+        except RuntimeError as error:  # the cluster did not come back from it: what was seen until now is judged all the same
+            tally.broken.append(f"{kind.name}: {error}")
+            say(tally.broken[-1])
+            return
         tally.fired[kind.name] += effect > 0
         tally.effect[kind.name] += effect
         say(f"{kind.name} ({effect}), {time.monotonic() - began:.1f} s")

@@ -238,6 +238,7 @@ def _count(summary: Summary, recorder: Recorder, tally: Tally, kinds: Sequence[A
         kind.name: {"tried": tally.tried[kind.name], "fired": tally.fired[kind.name], "effect": tally.effect[kind.name]}
         for kind in kinds
     }
+    summary.bad += tally.broken
     summary.bad += [f"fault {name} never fired" for name in tally.silent(kinds)]
     summary.odd_answers = len(recorder.odd)
     summary.bad += [f"odd answer: {each}" for each in recorder.odd[:20]]

@@ -1,5 +1,6 @@
 """Small parts of the nemesis that a run relies on: packs that git takes, a plan that a seed fixes, answers read rightly."""
 
+import asyncio
 import json
 from pathlib import Path
 from random import Random
@@ -7,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.cluster.harness import git
-from tests.nemesis.clients import _of_rest, _refused, told_committed, told_refused
+from tests.nemesis.clients import Client, Recorder, _of_rest, _refused, told_committed, told_refused
 from tests.nemesis.commits import Commits
 from tests.nemesis.faults import KINDS
 from tests.nemesis.field import Field
@@ -87,6 +88,25 @@ def test_a_problem_is_read_for_what_it_says(status: int, document: dict[str, str
 def test_a_202_is_unknown() -> None:
     told = _of_rest(202, {}, b'{"transaction_id": "t"}')
     assert (told.outcome, told.transaction) == (Outcome.UNKNOWN, "t")
+
+
+async def test_a_request_whose_connection_breaks_is_sent_once_and_unknown() -> None:
+    """aiohttp would send a DELETE again: a node that died behind the first one made it pass for never sent (seed 32)."""
+    taken: list[bytes] = []
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(break_off, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = Client("somebody", {1: f"http://127.0.0.1:{port}"}, Recorder(History()))
+    assert (await client.delete(1, "o/r")).outcome is Outcome.UNKNOWN
+    assert len(taken) == 1
+    server.close()
+    await server.wait_closed()
+    assert (await client.delete(1, "o/r")).outcome is Outcome.UNSENT
+    await client.close()
 
 
 def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:

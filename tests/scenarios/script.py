@@ -3,7 +3,8 @@
 A file is made of blocks: commands, a line ``----``, then what happened, up to an empty line. Lines that begin with ``#`` are
 for readers. Messages take 10 ms, a write to a journal 1 ms, direct questions 5 ms; nothing is random.
 
-    cluster 3 [all]               three voters, the repository at version 1 everywhere, nobody owns it; quorum rule
+    cluster 3 [all] [amnesia]     three voters, the repository at version 1 everywhere, nobody owns it; quorum; disks may die
+    wipe NODE                     it dies and its disk is lost; start it again, and it has to rejoin (R4)
     push NODE TXN BRANCH OLD NEW [pack]     a, b … are git commits, - is none
     run SECONDS                   let time pass
     drop|hold|double KIND FROM TO [COUNT]   the next COUNT (1) messages of that kind are lost, kept back, or come twice
@@ -26,8 +27,11 @@ from node.protocol.events import Written
 from node.protocol.ids import NodeId, TxnId
 from node.protocol.messages import TransportReply, TransportRequest
 from node.protocol.quorum import VoterSet
+from node.protocol.register import Register
+from node.protocol.standing import Standing, State
 from tests.scenarios.conditions import Conditions
-from tests.scenarios.values import creation, pack, update
+from tests.scenarios.disk import Disk, new_life
+from tests.scenarios.values import REPOSITORY, creation, pack, update
 from tests.scenarios.words import describe, describe_record
 from tests.scenarios.world import World
 
@@ -131,9 +135,21 @@ class Script:
     def _say(self, now: float, node: NodeId, text: str) -> None:
         self._said.append(f"{now:7.3f}  {node}  {text}")
 
-    def _do_cluster(self, size: str, quorum: str = "majority") -> None:
+    def _do_cluster(self, size: str, *words: str) -> None:
         voters = VoterSet.of(NodeId(f"node-{n}") for n in range(1, int(size) + 1))
-        self._world = World(int(size), self._stage, quorum=quorum, say=self._say, history=[creation(voters)])
+        amnesia = "amnesia" in words
+        quorum = next((word for word in words if word != "amnesia"), "majority")
+        self._world = World(int(size), self._stage, quorum=quorum, say=self._say, history=[creation(voters)], amnesia=amnesia)
+
+    def _do_wipe(self, name: str) -> None:
+        """It dies, and its disk with it; the next start finds an empty one."""
+        world, node = self.world, self.world.nodes[NodeId(name)]
+        if node.up:
+            node.crash()
+        world.laws.destroyed(node.name, node.disk)
+        life = new_life(f"{name} of {world.now}")
+        node.disk = Disk(Register(REPOSITORY, world.voters), life=life, standing=Standing(State.NEW))
+        world.tell(node.name, "DISK LOST")
 
     def _do_push(self, node: str, txn: str, branch: str, old: str, new: str, packed: str = "") -> None:
         self._say(self.world.now, NodeId(node), f"push {txn}: {branch} {old} → {new}")

@@ -26,6 +26,9 @@ WANTED = {
     "lost_vote",
     "prepare_overtaken_by_a_claim",
     "read_waits_for_a_change_in_doubt",
+    "rejoin_interrupted",
+    "rejoin_lost_push_is_not_replaced",
+    "rejoin_old_vote_is_not_counted",
     "takeover_change_on_one_voter",
     "takeover_change_on_two_voters",
 }

@@ -6,6 +6,7 @@ runs the same way. ``@simulated`` turns an ``async def`` test into one that runs
 
 import asyncio
 import contextlib
+import copy
 import functools
 import inspect
 import selectors
@@ -89,6 +90,7 @@ class Box:
         self.node = node
         self.journal = MemoryJournal(node)
         self.store = FakeObjects()
+        self._disks = 1
         self.runtime: Runtime | None = None
         self._cluster = cluster
 
@@ -126,6 +128,16 @@ class Box:
         self.journal.crash()
         self.journal.failure = None
         self.store.crash()
+
+    def wipe(self) -> None:
+        """The disk is lost; the next start finds an empty one."""
+        self._disks += 1
+        self.journal = MemoryJournal(self.node, journal=f"journal-of-{self.node}-disk-{self._disks}")
+        self.store = FakeObjects()
+
+    def copy_disk(self) -> tuple[MemoryJournal, FakeObjects]:
+        """Of a node that is down: what a snapshot or a clone holds."""
+        return self.journal.copy(), copy.deepcopy(self.store)
 
     async def replica(self, name: RepositoryName = NAME) -> Replica:
         assert self.runtime is not None

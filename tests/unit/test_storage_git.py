@@ -38,7 +38,7 @@ async def objects(tmp_path: Path) -> AsyncIterator[DiskObjects]:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it ends between the opening and the reading
         return False
 
 
@@ -85,7 +85,7 @@ async def test_the_end_takes_the_children_too_even_those_that_ignore_it(git: Git
         pids += [int(pid) for pid in (await process.read()).split()]
     assert all(map(alive, pids))
     await process.end()
-    for _ in range(100):
+    for _ in range(500):
         if not any(map(alive, pids)):
             break
         await asyncio.sleep(0.02)

@@ -1,0 +1,167 @@
+"""Drives the pure machine of a rejoining node (``protocol/rejoin.py``): asks, keeps, restores, and clears the mark at the end.
+
+One attempt after another until the machine is done or the task is cancelled. While it runs the node answers nothing for any
+repository; ``membership.py`` sees to that.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from node.edges import Edges
+from node.ports import DamagedPart, StorageError, TransportError
+from node.protocol.effects import Note, Wake
+from node.protocol.events import Tick
+from node.protocol.ids import NodeId
+from node.protocol.messages import AcceptorPage, AcceptorRecords, Enrol, Enrolment
+from node.protocol.rejoin import (
+    ANSWER_S,
+    Answered,
+    Ask,
+    Begin,
+    Clear,
+    Cleared,
+    Keep,
+    Kept,
+    Rejoin,
+    RejoinEffect,
+    RejoinEvent,
+    Restore,
+    Restored,
+)
+from node.protocol.rejoin_states import Step
+from node.restoring import Restoring
+
+log = structlog.get_logger()
+
+RESTORE_PAUSE_S = 0.5
+"""Before a repository that could not be learned is tried again."""
+
+
+class Rejoining:
+    """One run of the machine. ``sources``: an operator's choice of members to learn from, however few."""
+
+    def __init__(
+        self,
+        edges: Edges,
+        *,
+        founders: Callable[[], tuple[str, ...]],
+        before_clear: Callable[[], Awaitable[None]],
+        sources: frozenset[NodeId] | None = None,
+    ) -> None:
+        """``founders``: those that a member named. ``before_clear`` brings the disk in step with what was learned."""
+        self._edges = edges
+        self._founders = founders
+        self._before_clear = before_clear
+        self._sources = sources
+        lives = edges.journal.lives
+        self._machine = Rejoin(
+            edges.config.me,
+            edges.config.voters,
+            incarnation=lives.life.incarnation,
+            tried=lives.standing.tried,
+            spread=edges.entropy.uniform(1.0),
+            sources=sources,
+        )
+        self._events: asyncio.Queue[RejoinEvent] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake_at: float | None = None
+
+    @property
+    def waits_for(self) -> str:
+        return self._machine.waits_for
+
+    async def run(self) -> None:
+        """Returns when the mark is removed."""
+        try:
+            self._feed(Begin())
+            while self._machine.step is not Step.DONE:
+                self._feed(await self._next())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _next(self) -> RejoinEvent:
+        timeout_s = None if self._wake_at is None else max(0.0, self._wake_at - self._edges.clock.now())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._events.get()
+        except TimeoutError:
+            return Tick()
+
+    def _feed(self, event: RejoinEvent) -> None:
+        before = self._machine.step
+        self._wake_at = None
+        for effect in self._machine.handle(event, self._edges.clock.now()):
+            self._perform(effect)
+        if self._machine.step is not before:
+            log.info("rejoining", step=self._machine.step.value, waits_for=self._machine.waits_for)
+
+    def _perform(self, effect: RejoinEffect) -> None:
+        match effect:
+            case Ask(to, message):
+                self._spawn(self._ask(to, message))
+            case Keep(incarnation):
+                self._spawn(self._keep(incarnation))
+            case Restore():
+                self._spawn(self._restore(effect))
+            case Clear():
+                self._spawn(self._clear(effect))
+            case Wake(at):
+                self._wake_at = at
+            case Note(reason):
+                log.info("rejoining goes on", reason=reason)
+
+    async def _ask(self, to: NodeId, message: Enrol | AcceptorRecords) -> None:
+        try:
+            answer = await self._edges.peers.ask(to, message, timeout_s=ANSWER_S)
+        except TransportError as error:
+            log.debug("no answer to a rejoining node", peer=to, error=str(error))
+            return
+        if isinstance(answer, Enrolment | AcceptorPage):
+            self._events.put_nowait(Answered(to, answer))
+
+    async def _keep(self, incarnation: int) -> None:
+        life, problem = str(self._edges.entropy.txn_id()), ""
+        try:
+            await self._edges.journal.lives.keep_attempt(incarnation)
+        except StorageError as error:
+            problem = str(error)
+        self._events.put_nowait(Kept(incarnation, life, problem))
+
+    async def _restore(self, wanted: Restore) -> None:
+        problem = "broke off, see this node's log"
+        try:
+            problem = await Restoring(self._edges, wanted, lossy=self._sources is not None).restore()
+        finally:
+            if problem:
+                await asyncio.sleep(RESTORE_PAUSE_S)
+            self._events.put_nowait(Restored(wanted.repository, problem))
+
+    async def _clear(self, effect: Clear) -> None:
+        edges, problem = self._edges, ""
+        try:
+            for damage in list(edges.journal.damages):
+                if damage.repository is not None and damage.part is DamagedPart.RECORD:  # nobody else remembers it
+                    await edges.journal.lives.forget(damage.repository)
+                    edges.journal.mended(damage)
+            await self._before_clear()
+            await edges.journal.lives.clear_rejoining(
+                effect.incarnation, effect.incarnations, self._founders(), edges.clock.wall_ms()
+            )
+        except StorageError as error:
+            problem = str(error)
+        self._events.put_nowait(Cleared(problem))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", exc_info=error)

@@ -1,0 +1,58 @@
+"""What this node has seen of the others' journals (R4): an answer of an older life than that is not counted.
+
+Every heartbeat and every vote tells where its sender's journal stands. The newest of each node is kept in memory at once, and
+on the disk a few seconds later: off the hot path, and early enough for a node that is told of its loss after a restart of all.
+"""
+
+import asyncio
+
+import structlog
+
+from node.ports import Lives, StorageError
+from node.protocol.ids import NodeId
+from node.protocol.standing import Life
+
+log = structlog.get_logger()
+
+KEEP_EVERY_S = 5.0
+
+
+class SeenLives:
+    """The newest life of every peer."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+        self._seen = dict(lives.seen)
+        self._unkept: set[NodeId] = set()
+
+    def of(self, node: NodeId) -> Life | None:
+        return self._seen.get(node)
+
+    def accept(self, node: NodeId, life: Life | None) -> bool:
+        """Remember where ``node`` stands; False for a life that is older than what was seen of it."""
+        if life is None:
+            return True
+        known = self._seen.get(node)
+        if known is not None and life.answers_behind(known):
+            return False
+        newest = life.later(known)
+        if newest != known:
+            self._seen[node] = newest
+            self._unkept.add(node)
+        return True
+
+    async def run(self) -> None:
+        """Keep what is new, now and then; ends when cancelled."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            await self.keep()
+
+    async def keep(self) -> None:
+        unkept, self._unkept = self._unkept, set()
+        if not unkept:
+            return
+        try:
+            await self._lives.keep_seen({node: self._seen[node] for node in sorted(unkept)})
+        except StorageError as error:
+            self._unkept |= unkept
+            log.warning("not noted what was seen of peers", error=str(error))

@@ -1,0 +1,260 @@
+"""Nodes that lose their journal, all of it or its end, or have a double (R4): noticed, fenced, learned again, no operator."""
+
+import asyncio
+
+import pytest
+
+from node.ports import NotAMember
+from node.protocol.ids import NodeId
+from node.protocol.messages import AcceptorRecords, Commit, Enrol, Prepare, Vote
+from node.protocol.outcome import OutcomeKind
+from node.protocol.standing import State
+from tests.unit.runtime_kit import A, B, C, Cluster, simulated, until
+
+COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
+
+
+def standing(cluster: Cluster, node: NodeId) -> str:
+    runtime = cluster[node].runtime
+    assert runtime is not None
+    return runtime.membership.view().standing
+
+
+async def pushed(cluster: Cluster, count: int, node: NodeId = A, first: int = 1) -> None:
+    for number in range(first, first + count):
+        assert (await cluster.push(node, number, number - 1, content=b"%d" % number)).kind is COMMITTED
+
+
+@simulated
+async def test_a_cluster_is_founded_when_all_its_nodes_are_there() -> None:
+    cluster = Cluster()
+    await cluster[A].start()
+    await cluster[B].start()
+    await cluster.settle(5)
+    assert standing(cluster, A) == standing(cluster, B) == "new"
+    assert "node-3" in cluster[A].service.state().waits_for
+    refused = await cluster.create(A)
+    assert refused.kind is ABORTED
+    assert "not founded" in refused.reason
+    await cluster[C].start()
+    await until(lambda: all(standing(cluster, node) == "member" for node in (A, B, C)), 2.0)
+    await cluster.settle(0.2)
+    assert (await cluster.create(A)).kind is COMMITTED
+    founders = {cluster[node].journal.lives.standing.founders for node in (A, B, C)}
+    assert founders == {tuple(sorted(cluster[node].journal.identity.journal for node in (A, B, C)))}
+    await cluster.__aexit__()
+
+
+@simulated
+async def test_a_wiped_node_learns_everything_again_and_votes() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 5)
+        await cluster.settle(2)
+        await cluster[B].crash()
+        cluster[B].wipe()
+        await cluster[B].start()
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        assert cluster[B].journal.identity.incarnation == 2
+        assert cluster[A].journal.lives.incarnations == cluster[C].journal.lives.incarnations == ((B, 2),)
+        await cluster.settle(3)
+        assert len(await cluster.positions()) == 1
+        assert await cluster.main(B) == 5
+        await cluster[C].crash()
+        await cluster.settle(3)
+        assert (await cluster.push(A, 6, 5)).kind is COMMITTED  # A and B are the quorum
+
+
+@simulated
+async def test_while_it_rejoins_a_node_answers_nothing() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 1)
+        await cluster[B].crash()
+        await cluster[C].crash()
+        cluster[B].wipe()
+        await cluster[B].start()
+        await cluster.settle(3)
+        assert standing(cluster, B) == "rejoining"
+        state = cluster[B].service.state()
+        assert not state.ready
+        assert "no answer from node-3" in state.problem
+        with pytest.raises(NotAMember):
+            await cluster.read(B)
+        with pytest.raises(NotAMember):
+            await cluster[B].service.repositories("", 10)
+        refused = await cluster.push(A, 2, 1)
+        assert refused.kind is ABORTED
+        sent = {type(message).__name__ for sender, _, message in cluster.network.log if sender == B}
+        cluster.network.log.clear()
+        await cluster.settle(5)
+        sent = {type(message).__name__ for sender, _, message in cluster.network.log if sender == B}
+        assert sent <= {"Ping", "Pong", "Enrol", "Summaries"}, sent  # it asks, it does not answer
+        await cluster[C].start()
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+
+
+@simulated
+async def test_two_acknowledged_it_one_is_down_the_other_comes_back_empty_no_other_push_takes_its_place() -> None:
+    """[node-1 and node-2 acknowledge, node-1 is down, node-2 is back with an empty disk; node-3 never heard of it]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        cluster.network.rule = lambda sender, to, message: None if C in (sender, to) and _protocol(message) else 0.001
+        assert (await cluster.push(A, 1)).kind is COMMITTED
+        await cluster[A].crash()
+        await cluster[B].crash()
+        cluster[B].wipe()
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await cluster[B].start()
+        await cluster.settle(5)
+        for node in (B, C):
+            outcome = await cluster.push(node, 99)
+            assert outcome.kind is not COMMITTED
+        await cluster[A].start()
+        await until(lambda: standing(cluster, B) == "member", 30.0)
+        await cluster.settle(5)
+        assert {await cluster.main(node) for node in (A, B, C)} == {1}
+        assert len(await cluster.positions()) == 1
+
+
+def _protocol(message: object) -> bool:
+    return isinstance(message, Prepare | Vote | Commit) or type(message).__name__ in ("History", "HistoryPage", "Summaries")
+
+
+@simulated
+async def test_an_old_copy_of_a_disk_is_noticed_by_what_peers_have_seen() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 2)
+        await cluster.settle(2)
+        await cluster[B].crash()
+        old = cluster[B].copy_disk()
+        await cluster[B].start()
+        await pushed(cluster, 3, first=3)
+        await cluster.settle(2)
+        await cluster[B].crash()
+        cluster[B].journal, cluster[B].store = old
+        await cluster[B].start()
+        assert standing(cluster, B) == "rejoining"  # told before it has said anything
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        assert cluster[B].journal.identity.incarnation == 2
+        await cluster.settle(3)
+        assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_an_old_copy_is_noticed_even_after_everybody_started_again() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 2)
+        await cluster.settle(2)
+        await cluster[B].crash()
+        old = cluster[B].copy_disk()
+        await cluster[B].start()
+        await pushed(cluster, 3, first=3)
+        await cluster.settle(8)  # what was seen is on the disks
+        for node in (A, B, C):
+            await cluster[node].crash()
+        cluster[B].journal, cluster[B].store = old
+        for node in (A, C, B):
+            await cluster[node].start()
+        await until(lambda: cluster[B].journal.identity.incarnation == 2, 20.0)
+        await cluster.settle(5)
+        assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_of_two_processes_with_one_identity_exactly_one_survives() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 3)
+        await cluster.settle(2)
+        await cluster[B].crash()
+        clone = Cluster((A, B, C))
+        clone.network, clone.signers, clone._members = cluster.network, cluster.signers, cluster._members
+        clone.lives = 100
+        clone[B].journal, clone[B].store = cluster[B].copy_disk()
+        clone[B].journal.lives.life = type(clone[B].journal.lives.life)(1, "journal-of-node-2", 2, "the clone", 9)
+        await cluster[B].start()
+        await cluster.settle(1)
+        await clone[B].start()  # from here on both ask; peers reach the second one
+        await cluster.settle(60)
+        ends = sorted((standing(cluster, B), standing(clone, B)))
+        assert ends == ["member", "stopped"], ends
+        stopped = cluster if standing(cluster, B) == "stopped" else clone
+        assert "another process uses the identity node-2" in stopped[B].service.state().problem
+        assert (await cluster.push(A, 4, 3)).kind is COMMITTED
+        assert clone[B].runtime is not None
+        await clone[B].runtime.stop()
+
+
+@simulated
+async def test_an_interrupted_rejoin_begins_anew_with_a_higher_incarnation() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 3)
+        await cluster.settle(2)
+        await cluster[B].crash()
+        cluster[B].wipe()
+        cluster.network.rule = lambda sender, to, message: None if isinstance(message, AcceptorRecords) else 0.001
+        await cluster[B].start()
+        await until(lambda: cluster[B].journal.lives.standing.tried == 2, 20.0)
+        await asyncio.sleep(0.5)
+        await cluster[B].crash()
+        assert cluster[B].journal.lives.standing.state is State.REJOINING
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await cluster[B].start()
+        assert standing(cluster, B) == "rejoining"
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        assert cluster[B].journal.identity.incarnation > 2
+        await cluster.settle(3)
+        assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_with_a_majority_wiped_nothing_is_written_until_an_operator_decides() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 3)
+        await cluster.settle(2)
+        for node in (B, C):
+            await cluster[node].crash()
+            cluster[node].wipe()
+        for node in (B, C):
+            await cluster[node].start()
+        await cluster.settle(10)
+        assert (standing(cluster, B), standing(cluster, C)) == ("rejoining", "rejoining")
+        assert (await cluster.push(A, 4, 3)).kind is ABORTED
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        await runtime.membership.take(frozenset({A}))
+        await until(lambda: standing(cluster, B) == "member", 30.0)
+        await until(lambda: standing(cluster, C) == "member", 30.0)  # A and B are a majority of others
+        await cluster.settle(3)
+        assert (await cluster.push(A, 4, 3)).kind is COMMITTED
+        await cluster.settle(3)
+        assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_a_journal_whose_records_are_damaged_is_learned_again_while_the_node_runs() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 3)
+        await cluster.settle(2)
+        assert cluster[B].runtime is not None
+        cluster[B].runtime.rejoin("its journal is damaged")
+        assert cluster[B].service.state().standing == "rejoining"
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        await cluster.settle(3)
+        assert len(await cluster.positions()) == 1
+        assert (await cluster.push(B, 4, 3)).kind is COMMITTED
+
+
+@simulated
+async def test_enrolment_is_refused_by_who_is_no_member() -> None:
+    async with Cluster() as cluster:
+        assert cluster[B].runtime is not None
+        cluster[B].runtime.rejoin("its journal is damaged")
+        with pytest.raises(NotAMember):
+            await cluster[B].runtime.serving.on_question(C, Enrol(2, "life"))
