@@ -1,6 +1,6 @@
 """The measurements of ``bench/`` measure what they say: a small run of each, looked at for what must be right at any speed.
 
-No time is judged here; the figures themselves are in docs/evidence.md and taken by hand.
+No time is judged here; the figures themselves are taken by hand.
 """
 
 import json
