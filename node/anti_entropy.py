@@ -5,7 +5,7 @@ grew since the last look. Its root rides in every heartbeat: equal roots are the
 known reason, only the differing branches are asked for, at most once in ``anti_entropy_interval_s`` a peer.
 
 A higher committed version is caught up with. "Different" is never "newer": of two digests at one version each node asks all
-voters; who finds a majority against itself is divergent, raises an alarm and is set aside; the others raise an alarm.
+voters; who finds a majority against itself is divergent, raises an alarm, is set aside and rejoins; the others raise an alarm.
 ``summaries.py`` is quicker for what just happened; this finds what nobody told.
 """
 
@@ -21,6 +21,7 @@ from node.ports import Clock, Journal, NodeError, Peers, TransportError
 from node.protocol.hash_tree import PREFIXES_MAX, Branch, Difference, HashTree
 from node.protocol.ids import NodeId, Position, RepoId
 from node.protocol.messages import Branches, BranchPage, History, HistoryPage, Pong, Query, Status
+from node.repair import DAMAGED
 from node.replica import Replica
 
 REFRESH_PAGE = 1000
@@ -44,7 +45,9 @@ class AntiEntropy:
         interval_s: float,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         replica: Callable[[RepoId], Awaitable[Replica]],
+        rejoin: Callable[[str], None],
     ) -> None:
+        """``rejoin`` is told why this node's history is not the cluster's: it has to learn that again (R4)."""
         self._me = me
         self._journal = journal
         self._peers = peers
@@ -52,6 +55,7 @@ class AntiEntropy:
         self._interval_s = interval_s
         self._spawn = spawn
         self._replica = replica
+        self._rejoin = rejoin
         self._tree = HashTree()
         self._sequence = 0
         self._incarnation = journal.identity.incarnation
@@ -132,7 +136,7 @@ class AntiEntropy:
         replica = await self._replica(difference.repository)
         if mine is None or theirs.version > mine.version:
             replica.catch_up(theirs.version, (peer,), theirs)
-        elif replica.register.position == mine and not replica.stopped:
+        elif replica.register.position == mine and not replica.stopped.startswith(DAMAGED):
             await self._judge(replica, peer, mine, theirs)
 
     async def _judge(self, replica: Replica, peer: NodeId, mine: Position, theirs: Position) -> None:
@@ -149,6 +153,7 @@ class AntiEntropy:
         reason = f"divergent: version {mine.version} is {mine} here and {theirs} on {peer}"
         if against >= voters.majority:
             replica.alarm(f"{reason}; {against} of {len(voters.nodes)} voters say so", stop=True)
+            self._rejoin(reason)
         else:
             replica.alarm(reason, stop=False)
 

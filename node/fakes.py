@@ -280,6 +280,7 @@ class FakeObjects:
 
     def __init__(self) -> None:
         self.repositories: dict[str, FakeRepository] = {}
+        self.rescued: dict[str, FakeRepository] = {}
         self.staged: dict[str, InlinePack] = {}
         self.small: dict[str, InlinePack] = {}
         self.held: dict[str, set[str]] = {}
@@ -419,6 +420,12 @@ class FakeObjects:
 
     async def verify_objects(self, name: str) -> Finding | None:
         return None
+
+    async def rescue(self, register: Register, label: str) -> str:
+        here = self.repositories.pop(register.name, None)
+        if here is not None:
+            self.rescued[label] = here
+        return label if here is not None else ""
 
     async def mend_refs(self, register: Register) -> None:
         await self.materialise(register)

@@ -715,6 +715,11 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def rescue(self, register: Register, label: str) -> str:
+        """Take a repository out of service, all objects in it, its refs under ``refs/rescued/{label}/``; returns where it is
+        now. Empty if there is none."""
+        ...
+
     async def mend_refs(self, register: Register) -> None:
         """``materialise``, and the configuration."""
         ...

@@ -48,7 +48,7 @@ class Restoring:
         except HistoryRefused as error:
             if not error.divergent:
                 return str(error)
-            return await self._set_aside(str(error))
+            return await self._start_over(str(error))
         except NodeError as error:
             return str(error) or type(error).__name__
 
@@ -126,6 +126,15 @@ class Restoring:
         if verdict is WriteVerdict.DIVERGENT:
             return await self._set_aside("one ballot or one version has two values")
         return f"history is shorter than what was accepted on it ({verdict.value})" if verdict is WriteVerdict.MOVED else ""
+
+    async def _start_over(self, reason: str) -> str:
+        """Different is never newer: what is here is kept where no client sees it, the repository is learned from nothing."""
+        edges = self._edges
+        label = f"{edges.config.me}-{edges.clock.wall_ms()}"
+        kept = await edges.store.rescue(self._register, label)
+        await edges.journal.lives.forget(self._repository)
+        log.error("divergent history kept aside", repository=self._repository, reason=reason, kept=kept)
+        return f"{reason}; what was here is kept in {kept}, and it is learned from nothing"
 
     async def _set_aside(self, reason: str) -> str:
         """Different is never newer: this replica stays set aside, the node rejoins with the others."""

@@ -149,6 +149,7 @@ class Runtime:
             interval_s=config.anti_entropy_interval_s,
             spawn=self._spawn,
             replica=self._registry.get,
+            rejoin=self.rejoin,
         )
         self._follower = Follower(peers, self._spawn, self._registry.get)
         records = Records(journal, peers, self._liveness, trace)

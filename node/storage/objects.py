@@ -163,6 +163,9 @@ class DiskObjects:
     async def verify_objects(self, name: str) -> Finding | None:
         return await self._threads.finish(view.verify_objects, self._git, self._repositories, name)
 
+    async def rescue(self, register: Register, label: str) -> str:
+        return await self._threads.finish(self._repositories.rescue, register, label)
+
     async def mend_refs(self, register: Register) -> None:
         await self._threads.finish(self._repositories.rewrite, register)
         if register.exists:

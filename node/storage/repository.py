@@ -34,6 +34,8 @@ from node.storage.refs import NAMESPACES, RefFiles, Touched
 QUARANTINE = ".quarantine"
 STAGE = ".stage"
 TRASH = ".trash"
+RESCUED = ".rescued"
+"""Repositories of this node whose history was not the cluster's: out of service, for an operator."""
 HOME = ".git-home"
 """Private folders: an owner's name never begins with a dot."""
 
@@ -162,6 +164,23 @@ class Repositories:
                 _complete(folder)
                 _touch_all(folder, self._touched_of(register.name))
             self.materialise(register)
+
+    def rescue(self, register: Register, label: str) -> str:
+        """Where the repository is now: out of service, with every ref it had as ``refs/rescued/{label}/…``."""
+        with self._lock(register.name):
+            found = self.find(register.name) if register.name else None
+            if found is None:
+                return ""
+            place = self._data_dir / RESCUED / f"{found.parent.name}--{found.name}-{label}"
+            place.parent.mkdir(exist_ok=True)
+            refs = {RefName(f"refs/rescued/{label}/{ref.removeprefix('refs/')}"): ref_ for ref, ref_ in register.refs.items()}
+            touched = Touched()
+            RefFiles(found, touched).replace(refs)
+            found.rename(place)
+            self._remove(register.name)  # what is remembered of it
+            for path in (place / "packed-refs", place, place.parent, found.parent):
+                fsync(path)
+            return str(place)
 
     def restore_pack(self, name: str, pack: PackRef, stage: Path) -> None:
         """Put the staged files in the place of what is there, durably."""

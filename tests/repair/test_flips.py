@@ -9,8 +9,9 @@ from tests.repair.flips import run
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_flipped_bytes_are_found_and_repaired(tmp_path: Path) -> None:
     result = run(count=12, seed=4, folder=tmp_path)
-    assert result["mattered"] >= 12, result
     assert not result["missed"], result
-    assert result["outcomes"]["repaired"] >= 10, "the fault fired"
+    outcomes = result["outcomes"]
+    assert outcomes.get("repaired", 0) + outcomes.get("rejoined", 0) == result["mattered"] >= 12, "the fault fired"

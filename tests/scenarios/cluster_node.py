@@ -389,6 +389,7 @@ class Node:
     def _pending(self, op: Op, record: AcceptorRecord, register: Register, certificate: Certificate | None) -> Pending:
         if isinstance(op, AcceptOp) and op.change is not None:
             packs = op.change.packs
+            self.world.laws.named(op.change)
             if packs and not self.disk.holds(packs):
                 raise Broken(f"{self.name} accepts {names(op.change)} without its objects")
             return Pending(record, register, stage=(op.change.position.digest, packs) if packs else None)

@@ -4,7 +4,7 @@
 * What is committed anywhere was decided before, by a coordinator that counted a quorum (C4); two changes are never decided
   for one version, and a decided one is on a quorum of disks, fsynced, at that moment.
 * Acknowledged: on a quorum of disks at that moment, and in every voter's history at the end.
-* Aborted: never committed; no transaction is in history twice, whatever ids its tries had.
+* An id of a transaction names one change. Aborted: never committed; and none is in history twice, whatever ids its tries had.
 * A record never goes back; what a node once told anybody (a promise, a yes) is on its disk after any crash of that incarnation.
 * Reads: a served version is at least every version that was acknowledged to or read by anybody before the read began, and is
   committed. Versions are totally ordered and every change is one version, so this is linearizability of the whole history.
@@ -44,6 +44,7 @@ class Laws:
         self._promised: dict[tuple[NodeId, int], Ballot] = {}
         """The highest ballot that a node told anybody it has promised, by incarnation."""
         self._voted: dict[tuple[NodeId, int], Ballot] = {}
+        self._change_of: dict[TxnId, Digest] = {}
         self._destroyed: dict[NodeId, tuple[int, set[Digest]]] = {}
         """What was on disks that a fault destroyed: the committed version, and accepted changes."""
         self.acknowledged: dict[int, Position] = {}
@@ -78,10 +79,12 @@ class Laws:
         if (told := self._voted.get(key, NO_BALLOT)) > record.accepted_ballot:
             raise Broken(f"{node} voted yes at {told}, and wakes with {record.accepted_ballot}: its vote is forgotten")
 
-    def unheard(self, node: NodeId, incarnation: int) -> None:
-        """What ``node`` said last never reached anybody, and never will."""
-        self._promised.pop((node, incarnation), None)
-        self._voted.pop((node, incarnation), None)
+    def named(self, change: Change) -> None:
+        """A transaction's id is never used for another change (replication.md, Words)."""
+        digest = change.position.digest
+        for txn in change.txns:
+            if self._change_of.setdefault(txn, digest) != digest:
+                raise Broken(f"{txn} names two changes")
 
     def destroyed(self, node: NodeId, disk: Disk) -> None:
         """A fault takes the disk of ``node`` away, or sets it back."""

@@ -103,6 +103,12 @@ class Profile:
     against: tuple[str, ...] = ("Claim", "Promise", "Prepare", "Vote", "Vote", "Commit", "Abort")
     """Kinds of messages that a grudge may be borne against."""
     unstaged: tuple[float, ...] = (0.0, 0.0, 0.2)
+    withheld: tuple[int, ...] = (0, 0, 0, 1)
+    """Nodes that get no objects from anybody for some time."""
+    aimed_at: str = ""
+    """Before which effect aimed crashes happen; any if empty."""
+    down_s: float = 2.0
+    """How long who has crashed stays away, at most."""
     sizes: tuple[int, ...] = (3, 3, 3, 3, 5)
 
 
@@ -122,7 +128,34 @@ PROFILES = (
     Profile(
         "storm", 3, faults_s=3.0, pushes=(0, 1), rivals=(1,), suspicions=(1, 2), aimed=(0, 1, 2), grudges=(0, 1), reads=(0,)
     ),
-    Profile("late", 3, late=(0.1, 0.3), double=(0.1, 0.4), grudges=(1, 2), pushes=(0, 1), rivals=(1,), reads=(0,)),
+    Profile(
+        "late",
+        3,
+        faults_s=4.0,
+        late=(0.1, 0.3),
+        double=(0.1, 0.4),
+        grudges=(1, 2),
+        against=("Vote", "Vote", "Abort", "Prepare", "Claim"),
+        pushes=(0, 1),
+        rivals=(0, 1),
+        reads=(0,),
+        withheld=(0, 1),
+    ),
+    Profile(
+        "takeover",
+        3,
+        faults_s=7.0,
+        pushes=(1, 1),
+        rivals=(0, 0, 1),
+        grudges=(1, 2),
+        against=("Vote", "Vote", "Prepare", "Promise"),
+        aimed=(1, 2),
+        aimed_at="Send Commit",
+        down_s=7.0,
+        reads=(0, 1),
+        withheld=(0, 1, 2),
+        loss=(0.0, 0.1, 0.3),
+    ),
     Profile("minority", 3, pushes=(1, 2), grudges=(1, 2, 3), aimed=(1, 2), reads=(0, 1), cuts=(0, 1)),
     Profile("power", 2, sync_s=(0.005, 0.05, 0.3), power=(1, 2, 3), disks=(0, 1), pushes=(0, 2), rivals=(1,)),
     Profile(

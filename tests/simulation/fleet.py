@@ -16,7 +16,7 @@ from tests.scenarios.laws import Broken
 from tests.simulation.faults import Fault
 from tests.simulation.schedule import Schedule
 
-BLOCK = 250
+BLOCK = 100
 FAILURES_MAX = 20
 """A run that has found so many stops."""
 ENOUGH = 5_000

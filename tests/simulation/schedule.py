@@ -89,7 +89,7 @@ class Schedule:
         for _ in range(rng.choice(profile.rivals)):
             self._at(self._rivals)
         for _ in range(rng.choice(profile.grudges)):
-            weather.bear_grudge(names)
+            weather.bear_grudge(names, profile.faults_s)
         plans: tuple[tuple[tuple[int, ...], tuple[Callable[[], None], ...]], ...] = (
             (profile.reads, (self._read,)),
             (profile.crashes, (self._crash,)),
@@ -100,6 +100,7 @@ class Schedule:
             (profile.clocks, (self._jump, self._drift, self._wall)),
             (profile.cuts, (self._cut, self._cut_one_way)),
             (profile.suspicions, (self._suspect,)),
+            (profile.withheld, (self._withhold,)),
             ((0, 1), (self._gossip,)),
         )
         for counts, kinds in plans:
@@ -195,6 +196,11 @@ class Schedule:
         name = self._any()
         self.weather.slow.add(name)
         self.world.after(self._rng.uniform(0.5, 2.0), self.weather.slow.discard, name)
+
+    def _withhold(self) -> None:
+        name = self._any()
+        self.weather.withheld.add(name)
+        self.world.after(self._rng.uniform(0.5, 4.0), self.weather.withheld.discard, name)
 
     def _pause(self) -> None:
         node = self.world.nodes[self._any()]

@@ -7,7 +7,7 @@ what happened.
 """
 
 from collections import Counter, deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 from node.protocol.effects import Decide, Effect, Reply, Send, Write
@@ -38,11 +38,30 @@ AIMS: tuple[tuple[type[Effect | Written | Pending], type[Message] | None], ...] 
     (Written, None),
     (Pending, None),
 )
+
+
+def aim_name(aim: tuple[type[Effect | Written | Pending], type[Message] | None]) -> str:
+    """``Decide``, ``Send Commit`` …"""
+    return aim[0].__name__ + (f" {aim[1].__name__}" if aim[1] else "")
+
+
 RECENT_MAX = 6
 """Deliveries that a broker may make again."""
 SAMPLE_MAX = 40
 """Messages that an intruder has recorded."""
 BACKLOG_MAX = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Grudge:
+    """Messages of one kind that are nearly always lost (``late_s`` negative) or late, between certain nodes, for some time."""
+
+    sender: NodeId | None
+    to: NodeId | None
+    kind: type[Message]
+    late_s: float
+    begins_at: float
+    ends_at: float
 
 
 class Weather(Conditions):
@@ -65,13 +84,15 @@ class Weather(Conditions):
         self._write_s = rng.choice((0.0, 0.001, 0.02))
         self._apply_s = rng.choice((0.0, 0.0, 0.05))
         self._unstaged = rng.choice(profile.unstaged)
-        self._against = profile.against
-        self._grudges: dict[tuple[NodeId | None, NodeId | None, type[Message]], float] = {}
+        self._against, self._aimed_at, self._down_s = profile.against, profile.aimed_at, profile.down_s
+        self._grudges: list[Grudge] = []
         self._aims: dict[NodeId, tuple[tuple[type[Effect | Written | Pending], type[Message] | None], int]] = {}
         self._cut_power: dict[NodeId, int] = {}
         self.full: set[NodeId] = set()
         self.failing: set[NodeId] = set()
         self.slow: set[NodeId] = set()
+        self.withheld: set[NodeId] = set()
+        """Nodes that get no objects from anybody for some time."""
         self.brokered = False
         self.recording = False
         self._last_at: dict[Pair, float] = {}
@@ -96,7 +117,7 @@ class Weather(Conditions):
         if fault is None and self._loss and rng.random() < self._loss:
             fault = Fault.DROP
         late_s = 0.0
-        if fault is None and self._grudges and (grudge := self._grudge(sender.name, to, message)):
+        if fault is None and self._grudges and (grudge := self._grudge(world.now, sender.name, to, message)):
             self.fired[Fault.GRUDGE] += 1
             fault, late_s = (Fault.DROP, 0.0) if grudge < 0 else (None, grudge * rng.random())
         if fault is not None:
@@ -209,20 +230,28 @@ class Weather(Conditions):
 
     # ------------------------------------------------------------ grudges
 
-    def bear_grudge(self, names: tuple[NodeId, ...]) -> None:
-        """One kind of message, from or to certain nodes, is lost (negative) or late by up to so many seconds."""
+    def bear_grudge(self, names: tuple[NodeId, ...], faults_s: float) -> None:
+        """One kind of message, from or to certain nodes, is lost or late by up to so many seconds, always or for a while."""
         rng = self.rng
         kind = KINDS[rng.choice(self._against)]
         who: tuple[NodeId | None, NodeId | None] = rng.choice(
             ((rng.choice(names), None), (None, rng.choice(names)), (rng.choice(names), rng.choice(names)), (None, None))
         )
-        self._grudges[(*who, kind)] = rng.choice((-1.0, 0.5, 3.0))
+        begins_at = rng.choice((0.0, rng.uniform(0, faults_s)))
+        lasts_s = rng.choice((1.0, 2.5, faults_s))
+        self._grudges.append(Grudge(*who, kind, rng.choice((-1.0, 0.5, 3.0)), begins_at, begins_at + lasts_s))
 
-    def _grudge(self, sender: NodeId, to: NodeId, message: Message) -> float:
+    def _grudge(self, now: float, sender: NodeId, to: NodeId, message: Message) -> float:
         kind = type(message)
-        for (one, other, what), grudge in self._grudges.items():
-            if what is kind and one in (None, sender) and other in (None, to) and self.rng.random() < 0.85:
-                return grudge
+        for grudge in self._grudges:
+            if (
+                grudge.kind is kind
+                and grudge.begins_at <= now < grudge.ends_at
+                and grudge.sender in (None, sender)
+                and grudge.to in (None, to)
+                and self.rng.random() < 0.9
+            ):
+                return grudge.late_s
         return 0.0
 
     # ------------------------------------------------------------ direct HTTP
@@ -244,7 +273,7 @@ class Weather(Conditions):
         return (0.01 if self.calm else self._network_s) * self.rng.random()
 
     def may_stage(self, node: NodeId) -> bool:
-        if self.calm or not self._unstaged or self.rng.random() >= self._unstaged:
+        if self.calm or (node not in self.withheld and (not self._unstaged or self.rng.random() >= self._unstaged)):
             return True
         self.fired[Fault.UNSTAGED] += 1
         return False
@@ -278,7 +307,8 @@ class Weather(Conditions):
     # ------------------------------------------------------------ crashes
 
     def aim(self, name: NodeId) -> None:
-        self._aims[name] = (self.rng.choice(AIMS), self.rng.choice((1, 1, 2, 3)))
+        aims = [aim for aim in AIMS if self._aimed_at in ("", aim_name(aim))]
+        self._aims[name] = (self.rng.choice(aims), self.rng.choice((1, 1, 2, 3)))
         self.fragile = True
 
     def cut_power_soon(self, name: NodeId) -> None:
@@ -322,7 +352,7 @@ class Weather(Conditions):
                 fault = Fault.CRASH
         self.fired[fault] += 1
         world.tell(name, f"died: {fault.value}")
-        world.after(rng.uniform(0.01, 2.0) if down_s is None else down_s, self.restart, world, name, node.life)
+        world.after(rng.uniform(0.01, self._down_s) if down_s is None else down_s, self.restart, world, name, node.life)
 
     def restart(self, world: World, name: NodeId, life: int = 0) -> None:
         """Unless it was started, or died again, meanwhile (``life``)."""

@@ -178,6 +178,7 @@ DISK = (
                 Voter, "_drop_stages", ("(below is None or ballot < below)", "(below is None or ballot <= below or True)")
             ),
         ),
+        profile="late",
     ),
 )
 
@@ -245,7 +246,7 @@ VOTER = (
         ),
     ),
     Mutation(
-        "catch_up_touches_accepted",
+        "catch_up_touches_promised",
         "R2",
         "catch-up raises committed only, and never touches promised or accepted",
         (
@@ -254,8 +255,7 @@ VOTER = (
                 "on",
                 (
                     "AcceptorRecord(record.promised, record.accepted, position)",
-                    "AcceptorRecord(record.promised, type(record.accepted)(record.promised, self.change.base, self.change)"
-                    " if record.accepted else None, position)",
+                    "AcceptorRecord(record.accepted_ballot, record.accepted, position)",
                 ),
             ),
         ),
@@ -284,6 +284,7 @@ VOTER = (
                 ("own.position == base", "own.position.version == base.version"),
             ),
         ),
+        profile="late",
     ),
     Mutation(
         "old_base_accepted",
@@ -471,6 +472,7 @@ COORDINATOR = (
         ),
         bold=True,
         schedule="B re-prepares A's decided change, misses the deadline, aborts it: an acknowledged push is lost",
+        profile="takeover",
     ),
     Mutation(
         "own_found_change_aborted",
@@ -488,6 +490,7 @@ COORDINATOR = (
             ),
         ),
         bold=True,
+        profile="takeover",
     ),
     Mutation(
         "lowest_accepted_finished",
@@ -505,14 +508,18 @@ COORDINATOR = (
                 "_examine",
                 (
                     "elif self._settling or self._doubt or self._promises.changes_on(here):",
-                    "elif self._doubt:\n        self._move(Trigger.CLEAR)\n        doubt, self._doubt, self._settling = self._doubt, None, False\n"
-                    "        self._aborted(doubt, now)\n"
-                    "    elif self._settling or self._promises.changes_on(here):",
+                    "elif self._settling or self._doubt or self._promises.changes_on(here):\n        self._move(Trigger.CLEAR)\n"
+                    "        self._settling = False\n"
+                    "        self._out += (Undone(change, 'nothing found') for change in self._promises.changes_on(here))\n"
+                    "        doubt, self._doubt = self._doubt, None\n"
+                    "        if doubt is not None:\n            self._aborted(doubt, now)\n"
+                    "    elif False:",
                 ),
             ),
         ),
         bold=True,
         schedule="a change survives on a voter outside the majority",
+        profile="takeover",
     ),
     Mutation(
         "late_votes_counted",
@@ -541,6 +548,7 @@ COORDINATOR = (
                 ),
             ),
         ),
+        profile="late",
     ),
     Mutation(
         "votes_of_any_attempt_counted",
@@ -789,7 +797,7 @@ REJOINING = (
         "a node that a peer says is older than what it has seen of it rejoins",
         (
             rewritten(Membership, "_met", ("(reason := disk.life.behind(seen))", "(reason := '')")),
-            rewritten(Membership, "_consider", ("elif disk.set_back and len(self._heard) < len(self._others):", "elif False:")),
+            rewritten(Membership, "_consider", ("elif disk.set_back:", "elif False:")),
         ),
         profile="amnesia",
     ),
