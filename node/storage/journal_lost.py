@@ -20,6 +20,7 @@ from node.storage import journal_lives
 from node.storage.journal_errors import DAMAGE, primary_code
 from node.storage.journal_rows import read_record_row
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME, open_database, sync_directory
+from node.storage.journal_whole import abandon
 from node.storage.journal_whole import check as check_whole
 
 _TABLES = ("registers", "accepted", "refs", "history", "history_txns", "history_keys", "pack_uses")
@@ -44,7 +45,7 @@ def open_or_lose(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.Co
             log.error("acceptor record lost", repositories=damaged)
             lose(connection, f"acceptor records are not what was written: {', '.join(damaged[:3])}")
     except sqlite3.Error as error:
-        connection.close()
+        abandon(connection, data_dir / FOLDER_NAME / FILE_NAME)
         if primary_code(error) not in DAMAGE:
             raise StorageError(f"journal: {error}") from error
         aside = _move_aside(data_dir / FOLDER_NAME)

@@ -117,15 +117,15 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
         if not in_use:
             journal_whole.mark_in_use(connection)
     except sqlite3.Error as error:
-        connection.close()
+        journal_whole.abandon(connection, folder / FILE_NAME)
         if primary_code(error) in DAMAGE:
             raise JournalDamaged(None, DamagedPart.DATABASE, f"{folder / FILE_NAME}: {error}") from error
         raise storage_error(error) from error
     except OSError as error:
-        connection.close()
+        journal_whole.abandon(connection, folder / FILE_NAME)
         raise StorageError(f"{folder} cannot be made durable: {error.strerror}") from error
     except StorageError:
-        connection.close()
+        journal_whole.abandon(connection, folder / FILE_NAME)
         raise
     return connection, identity
 

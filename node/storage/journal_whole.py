@@ -14,6 +14,7 @@ import sqlite3
 from pathlib import Path
 
 from node.ports import DamagedPart, JournalDamaged
+from node.storage.files import fsync
 
 HEADER_BYTES = 100
 IN_USE_AT = slice(60, 64)
@@ -55,6 +56,12 @@ def mark_closed(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {CLOSED}")
 
 
+def abandon(connection: sqlite3.Connection, database: Path) -> None:
+    """Close it after an error at the start: the word may be in the file already."""
+    connection.close()
+    after_close(database)
+
+
 def after_close(database: Path) -> None:
     """The word could not be taken away, because the disk had failed, and SQLite copied its log back all the same and removed it
     (it does so only after an fsync that succeeded): an empty log says so. Where that fails too, the next start is refused."""
@@ -62,6 +69,7 @@ def after_close(database: Path) -> None:
     with contextlib.suppress(OSError):
         if says_in_use(database) and not log.exists():
             log.touch(mode=0o644)
+            fsync(log.parent)
 
 
 def _header(database: Path) -> bytes | None:

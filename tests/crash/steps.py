@@ -81,8 +81,8 @@ class Place:
     def subject(self, tell: Any, life: str) -> Subject:
         return Subject(self.data, self.script.nodes, tell, self.script.chain, self.script.packs, life)
 
-    def life(self, function: Callable[..., None], fault: Fault | None = None) -> Seen:
-        return watch.run(function, self.data, fault)
+    def life(self, function: Callable[..., None], fault: Fault | None = None, lost: watch.Lost | None = None) -> Seen:
+        return watch.run(function, self.data, fault, lost)
 
     # ------------------------------------------------------------ one run
 
@@ -141,7 +141,7 @@ class Place:
         report.outcomes[outcome_of(seen)] += 1
         if seen.lost is not None:
             if restart_first:
-                self.life(lambda tell, room: asyncio.run(self._restart(tell)))
+                self.life(lambda tell, room: asyncio.run(self._restart(tell)), lost=seen.lost)
             report.pages_lost += seen.lost.forget()
             seen.lost.close()
         look = self.life(lambda tell, room: asyncio.run(self._check(tell, seen.told)))

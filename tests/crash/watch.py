@@ -123,6 +123,26 @@ class Lost:
     descriptor: int
     before: bytes
     at_failure: bytes
+    dirty: set[int] = field(default_factory=set)
+    """Pages that were written again, even with what they held, and not synced since."""
+    saved: set[int] = field(default_factory=set)
+    """… and synced."""
+
+    def see(self, call: Call) -> None:
+        """A write or a sync after the failure; of this file?"""
+        place = f"/proc/{call.pid}/fd/{call.args[0]}"
+        mine, there = os.fstat(self.descriptor), os.stat(place)
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            return
+        if call.name in SYNCS:
+            self.saved |= self.dirty
+            self.dirty.clear()
+            return
+        at = call.args[3]
+        if call.name == "write":
+            with open(f"/proc/{call.pid}/fdinfo/{call.args[0]}") as file:
+                at = int(file.readline().split()[1])
+        self.dirty |= set(range(at // PAGE, (at + max(call.args[2], 1) - 1) // PAGE + 1))
 
     def forget(self) -> int:
         """Take back what was not written again since. Returns how many pages went."""
@@ -131,7 +151,7 @@ class Lost:
         for at in range(0, len(now), PAGE):
             there, failed = now[at : at + PAGE], self.at_failure[at : at + PAGE]
             saved = self.before[at : at + PAGE].ljust(len(there), b"\0")
-            if there == failed and there != saved:
+            if there == failed and there != saved and at // PAGE not in self.saved:
                 os.pwrite(self.descriptor, saved, at)
                 gone += 1
         return gone
@@ -140,7 +160,12 @@ class Lost:
         os.close(self.descriptor)
 
 
-def run(function: Callable[[Callable[..., None], Callable[[], None]], None], folder: Path, fault: Fault | None = None) -> Seen:
+def run(
+    function: Callable[[Callable[..., None], Callable[[], None]], None],
+    folder: Path,
+    fault: Fault | None = None,
+    lost: "Lost | None" = None,
+) -> Seen:
     """Run ``function(tell, made_room)`` in a child. Calls before ``tell("phase", name="watched")`` are no points."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -149,7 +174,7 @@ def run(function: Callable[[Callable[..., None], Callable[[], None]], None], fol
         _child(function, theirs)
     theirs.close()
     try:
-        return _Watch(pid, ours, folder, fault).run()
+        return _Watch(pid, ours, folder, fault, lost).run()
     finally:
         ours.close()
 
@@ -180,12 +205,12 @@ def _child(function: Callable[[Callable[..., None], Callable[[], None]], None], 
 
 
 class _Watch:
-    def __init__(self, pid: int, link: socket.socket, folder: Path, fault: Fault | None) -> None:
+    def __init__(self, pid: int, link: socket.socket, folder: Path, fault: Fault | None, lost: Lost | None) -> None:
         self._pid = pid
         self._link = link
         self._folder = str(folder.resolve()) + "/"
         self._fault = fault
-        self._seen = Seen(Counter())
+        self._seen = Seen(Counter(), lost=lost)
         self._striking = fault is not None
         self._sticky = False
         self._held = b""
@@ -257,8 +282,10 @@ class _Watch:
             self._seen.fired = path
             self._strike(listener, call, fault)
         else:
-            if call.name in SYNCS and self._synced is not None:
+            if call.name in SYNCS:
                 self._note_synced(call)
+            if self._seen.lost is not None and call.name in (*SYNCS, "write", "pwrite64"):
+                self._seen.lost.see(call)
             seccomp.allow(listener, call)
         return True
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from node.ports import StorageError
 from node.protocol.acceptor import WriteVerdict
 from node.protocol.ids import RepoId
 from node.protocol.standing import State
-from node.storage import journal_schema
+from node.storage import journal_schema, journal_whole
 from node.storage.journal import SqliteJournal
 from tests.unit.journal_values import ME, MEMBERS, REPO, ballot, promise
 
@@ -174,5 +175,26 @@ async def test_a_journal_that_failed_and_was_closed_starts_again(tmp_path: Path)
     with_repository(tmp_path)
     journal.fail("a test")
     await journal.close()
+    assert version_in_file(tmp_path / FILE) == 1
+    assert await promised(tmp_path) == ballot(1)
+
+
+async def test_a_start_whose_checkpoint_fails_leaves_a_journal_that_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word is in the file, and closing the connection removes the log. Found by EIO at the fsync of the checkpoint."""
+    await (await written(tmp_path)).close()
+    mark = journal_whole.mark_in_use
+
+    def failing(connection: sqlite3.Connection) -> None:
+        mark(connection)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    monkeypatch.setattr(journal_whole, "mark_in_use", failing)
+    with pytest.raises(StorageError, match="disk I/O error"):
+        open_(tmp_path)
+    monkeypatch.undo()
     assert version_in_file(tmp_path / FILE) == 1
     assert await promised(tmp_path) == ballot(1)
