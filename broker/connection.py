@@ -220,6 +220,9 @@ class Link:
             why = await asyncio.shield(session.lost)
         except LinkLost as error:
             why = str(error)
+        except AMQPError as error:
+            # pika's own word for a connection that broke under a call: this task must live, or nobody connects again.
+            why = _describe(error)
         finally:
             self._say(problem="disconnected")
             await session.close()

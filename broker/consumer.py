@@ -9,11 +9,12 @@ Its partner (``amqp.py``) gets each delivery and owes it exactly one ``ack`` or 
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelWrongStateError
 
 from broker.connection import Link, LinkLost, Session
 from broker.topology import INSPECT_QUEUE, Exchange, Queue, Topology, inbox, replies
@@ -166,6 +167,12 @@ async def declare(session: Session, channel: Any, topology: Topology, *, spare: 
                 channel=watched,
             )
     if spare:
+        _put_away(channel)
+
+
+def _put_away(channel: Any) -> None:
+    """Close a spare one; it may be closed already, when its connection broke after the last answer."""
+    with suppress(ChannelWrongStateError):
         channel.close()
 
 
@@ -179,7 +186,7 @@ async def _make_missing(session: Session, act: Callable[[Any, Any, bool], None],
             raise
         channel = await session.channel(spare=True)
         await session.call(lambda done: act(channel, done, False), what=f"declaring {what}", channel=channel)
-    channel.close()
+    _put_away(channel)
 
 
 def _declare_exchange(exchange: Exchange, channel: Any, done: Any, passive: bool) -> None:
@@ -193,7 +200,7 @@ def _declare_queue(queue: Queue, channel: Any, done: Any, passive: bool = False)
 async def _delete(session: Session, queue: str) -> None:
     channel = await session.channel(spare=True)
     await session.call(lambda done: channel.queue_delete(queue, callback=done), what=f"deleting queue {queue}", channel=channel)
-    channel.close()
+    _put_away(channel)
 
 
 def _tag(queue: str, node: NodeId) -> str:

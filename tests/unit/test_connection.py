@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from pika.exceptions import ChannelWrongStateError
 
 from broker import connection
 from broker.connection import BACKOFF_FIRST_S, BACKOFF_LAST_S, Link, Session
@@ -40,6 +41,41 @@ async def test_brokers_are_tried_in_turn_and_only_a_whole_round_of_refusals_make
     first = BACKOFF_FIRST_S
     assert pauses == [first, first, 2 * first, first, first, 4 * first, first, first, 8 * first]
     assert max(pauses) <= BACKOFF_LAST_S
+
+
+class Opened:
+    """A session that is open until it is closed."""
+
+    callback_errors = 0
+
+    def __init__(self, *_: object) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def opened(self) -> None:
+        """It is."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+async def test_a_connection_that_breaks_under_a_call_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pika says so by an error of its own kind. It ended the link's task: the node never connected again, and its end was an
+    exit code 1 (found by the nemesis, seed 33: a broker cut off while queues were declared)."""
+    tries = 0
+
+    async def breaks_once(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ChannelWrongStateError("Channel is closed.")
+
+    monkeypatch.setattr(connection, "Session", Opened)
+    link = Link("amqp://a:b@one/v", "a link", breaks_once)
+    link.start()
+    async with asyncio.timeout(20):
+        await link.available.wait()
+        await link.stop()
+    assert (tries, link.reconnects) == (2, 1)
 
 
 async def test_what_is_wrong_is_told_with_the_broker_that_it_was_told_by() -> None:

@@ -252,7 +252,7 @@ async def test_reads_at_the_same_moment_ask_each_for_itself_and_both_peers_once(
 
 @simulated
 async def test_answers_that_nobody_waits_for_are_bounded_and_end_with_the_node() -> None:
-    async with Cluster() as cluster:
+    async with Cluster(reads_max=1000, repository_reads_max=1000) as cluster:
         await cluster.create(A)
         await cluster.settle(1)
         cluster.network.rule = lambda sender, to, message: None if isinstance(message, Query) and to == C else 0.001

@@ -28,6 +28,8 @@ _FOR_PEOPLE = {("Doubt", "reason")}
 """Text that no rule looks at."""
 _REASONS = {"noes", "others"}
 """Dictionaries whose values are such text."""
+_TIMES = {"held_until", "_until"}
+"""Deadlines whose names do not end in ``_at``, as all others' do."""
 _TIMING_ONLY = {"_pauses": 0, "_accepted_at": PAST}
 """What only decides how long something waits; the value that it is set to."""
 
@@ -75,9 +77,12 @@ class Keys:
             return ("set", *sorted(thing))
         found: list[Hashable] = [cls.__name__]
         for name in _attributes(thing):
-            if name in _TIMING_ONLY:
+            if name == "_attempts":
+                setattr(thing, name, min(getattr(thing, name), 1))  # how many only decides how long the next pause is
+                found.append(getattr(thing, name))
+            elif name in _TIMING_ONLY:
                 setattr(thing, name, _TIMING_ONLY[name])
-            elif name.endswith("_at") or name == "held_until":
+            elif name.endswith("_at") or name in _TIMES:
                 setattr(thing, name, FAR)
             elif name in _REASONS:
                 reasons: dict[str, str] = getattr(thing, name)

@@ -3,8 +3,9 @@
 A message that waits for its delivery doubles the states of everything else. Taken away are
 
 * replies at a ballot whose count is over at their coordinator: ballots only rise, so it is never counted again;
-* claims, prepares and aborts below what their voter has promised, when the coordinator that would hear of the refusal has left
-  that ballot too;
+* claims, prepares and aborts that their voter can only refuse or answer as before, when the coordinator that would hear of it
+  has left that ballot, for ever;
+* commits of what their voter has committed, with its certificate;
 * everything to or for a node that is down for good.
 
 That it has no effect is not believed: it is delivered on trial, and must change nothing and answer nothing that counts. If it
@@ -12,7 +13,7 @@ does, it stays, and the search says so.
 """
 
 from node.protocol.coordinator_states import State
-from node.protocol.messages import Abort, Claim, Prepare, Promise, Refused, Vote
+from node.protocol.messages import Abort, Claim, Commit, Prepare, Promise, Refused, TransportReply, TransportRequest, Vote
 from tests.simulation.exhaustive.local import Local
 from tests.simulation.exhaustive.parts import Parts
 
@@ -20,48 +21,58 @@ from tests.simulation.exhaustive.parts import Parts
 class Dead:
     """Remembers its verdicts."""
 
-    def __init__(self, parts: Parts, *, restarts: bool) -> None:
+    def __init__(self, parts: Parts, *, restarts: bool, prompt: bool) -> None:
+        """``prompt``: a claim that is promised already is answered at once, and not by one more write under way."""
+        self._prompt = prompt
         self._parts = parts
         self._restarts = restarts
         self.surprises = 0
         """How often such a message had an effect all the same: then it stays. Never, unless a bug is planted."""
-        self._known: dict[tuple[int, int, int], bool] = {}
+        self.known: dict[tuple[int, int, int], bool] = {}
 
-    def can_do_nothing(self, parcel: int, to: int, sender: int) -> bool:
-        """``to`` and ``sender`` are the parts of its receiver and its sender."""
-        key = (parcel, to, sender)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = self._try(parcel, to, sender)
-        return known
+    def tried(self, key: tuple[int, int, int]) -> bool:
+        """Whether a message can do nothing: its number, the part of its receiver, the part of its sender."""
+        verdict = self.known[key] = self._try(*key)
+        return verdict
 
     def _try(self, parcel: int, to: int, sender: int) -> bool:
         parts = self._parts
         message, receiver = parts.parcels[parcel].message, parts.locals[to]
         if not receiver.up:
             return not self._restarts
+        if receiver.rejoining or not isinstance(message, TransportRequest | TransportReply):
+            return False
         request = isinstance(message, Claim | Prepare | Abort)
         if isinstance(message, Claim | Prepare | Abort):
-            dead = _refused_in_vain(message, receiver, parts.locals[sender])
+            writes = isinstance(message, Claim) and not self._prompt
+            dead = _answered_in_vain(message, receiver, parts.locals[sender], writes=writes)
         else:
             dead = _over(message, receiver)
         if dead:
-            result = parts.deliver(to, parcel)[0]
+            results = parts.deliver(to, parcel)
+            if not results:
+                return False  # it waits already; see Parts.deliver
+            result = results[0]
             if result.node != to or result.facts or (result.parcels and not request):
                 self.surprises += 1
                 return False
         return dead
 
 
-def _refused_in_vain(message: Claim | Prepare | Abort, receiver: Local, sender: Local) -> bool:
+def _answered_in_vain(message: Claim | Prepare | Abort, receiver: Local, sender: Local, *, writes: bool) -> bool:
     assert receiver.voter is not None
-    if message.ballot >= receiver.voter.record.promised:
+    record = receiver.voter.record
+    least = record.promised if isinstance(message, Claim) else record.accepted_ballot
+    if message.ballot >= record.promised and (writes or message.ballot != least):
         return False
     left = sender.coordinator is None or sender.coordinator._ballot != message.ballot
     return left and sender.record.promised >= message.ballot
 
 
 def _over(message: object, receiver: Local) -> bool:
+    if isinstance(message, Commit):
+        version = message.position.version
+        return version <= len(receiver.history) and receiver.history[version - 1].certificate is not None
     coordinator = receiver.coordinator
     assert coordinator is not None
     if isinstance(message, Promise):

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from node.protocol.ids import Digest, NodeId, Position, TxnId
-from node.protocol.messages import HistoryEntry, TransportReply, TransportRequest
+from node.protocol.messages import (
+    AcceptorPage,
+    AcceptorRecords,
+    Enrol,
+    Enrolment,
+    HistoryEntry,
+    TransportReply,
+    TransportRequest,
+)
 from node.protocol.outcome import OutcomeKind
 
 
@@ -18,6 +26,11 @@ class Cost(Enum):
     CLAIM = "claims"
     REFUSAL = "refusals"
     GOSSIP = "gossips"
+    WIPE = "wipes"
+
+
+Letter = TransportRequest | TransportReply | Enrol | AcceptorRecords | Enrolment | AcceptorPage
+"""What nodes say to each other, as far as it is explored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,7 @@ class Parcel:
 
     sender: NodeId
     to: NodeId
-    message: TransportRequest | TransportReply
+    message: Letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,20 @@ class Start:
     """The node is started again."""
 
 
-Happening = Parcel | Submit | Hear | Staged | Timer | Learn | Crash | Start
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """R4: the disk is lost with everything on it, the node comes back at once and knows that it must rejoin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """R4.3: a rejoining node takes over what its sources hold, with a peer's history."""
+
+    entries: tuple[HistoryEntry, ...]
+    floor: int
+
+
+Happening = Parcel | Submit | Hear | Staged | Timer | Learn | Crash | Start | Wipe | Restored
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from node.protocol.acceptor import AcceptorRecord, CommitOp, Op, PromiseOp, WriteVerdict
+from node.protocol.acceptor import AcceptorRecord, CommitOp, Op, PromiseOp, RejoinOp, WriteVerdict
 from node.protocol.catchup import HistoryRefused, steps
 from node.protocol.certificate import Certificate, SignedVote, Statement, StatementKind
 from node.protocol.change import Change, ChangeKind, PackRef, Request
@@ -38,13 +38,30 @@ from node.protocol.effects import (
     Witness,
     Write,
 )
-from node.protocol.events import Committed, Event, ObjectsStaged, Received, Requested, SettleNow, Submitted, Tick, Written
+from node.protocol.events import (
+    Committed,
+    Enrolled,
+    Event,
+    ObjectsStaged,
+    Received,
+    Requested,
+    SettleNow,
+    Submitted,
+    Tick,
+    Written,
+)
 from node.protocol.ids import NodeId, Position, TxnId
+from node.protocol.incarnations import FIRST, Incarnations, merged
 from node.protocol.messages import (
     Abort,
+    AcceptorPage,
+    AcceptorRecords,
     Acknowledged,
     Claim,
     Commit,
+    Enrol,
+    Enrolment,
+    HeldRecord,
     HistoryEntry,
     HistoryPage,
     Prepare,
@@ -55,13 +72,14 @@ from node.protocol.messages import (
     VoteKind,
 )
 from node.protocol.register import Register
+from node.protocol.rejoin import Answered, Ask, Begin, Clear, Keep, Kept, Rejoin, RejoinEvent, Restore, Restored
 from node.protocol.timing import Timing
 from node.protocol.voter import Voter
 from tests.scenarios.laws import Broken
 from tests.scenarios.values import REPOSITORY, genuine, pack, sign, update
 from tests.simulation.exhaustive import happenings as hp
 from tests.simulation.exhaustive.copying import FAR, NOW, Keys, copied
-from tests.simulation.exhaustive.timers import fire
+from tests.simulation.exhaustive.timers import fire, fire_at
 
 TIMING = Timing(hold_s=0.0, grace_s=0.0)
 """C7's delay of a claim is a slow network's; an answer that waits for others' votes only comes later, when more is known."""
@@ -86,6 +104,13 @@ class Local:
         self.record = record
         self.durable_register = register
         self.history = history
+        self.incarnation = FIRST
+        self.enrolled: tuple[tuple[NodeId, int, str], ...] = ()
+        """R4, durable: the newest incarnation of each other node that ever asked for one, and its attempt."""
+        self.rejoining = False
+        """R4's mark, durable."""
+        self.tried = 0
+        """The highest incarnation it ever asked for, durable."""
         self.inputs: tuple[TxnId, ...] = ()
         """Pushes whose clients have not come yet."""
         self.lost()
@@ -95,6 +120,9 @@ class Local:
         self.up = False
         self.voter: Voter | None = None
         self.coordinator: Coordinator | None = None
+        self.rejoin: Rejoin | None = None
+        self.rejoin_key: Hashable = ()
+        self.restoring: tuple[Restore, ...] = ()
         self.voter_key: Hashable = ()
         self.coordinator_key: Hashable = ()
         self.register = self.durable_register
@@ -102,6 +130,28 @@ class Local:
         self.staging: tuple[Change, ...] = ()
         self.catch_to = 0
         self.told: tuple[Position, ...] = ()
+
+    @property
+    def incarnations(self) -> Incarnations:
+        return merged(tuple((node, number) for node, number, _ in self.enrolled))
+
+    def wiped(self) -> None:
+        """The disk is empty, the mark is on it."""
+        voters = self.register.voters
+        self.record = AcceptorRecord()
+        self.durable_register = Register(REPOSITORY, voters)
+        self.history = ()
+        self.incarnation, self.enrolled, self.tried, self.rejoining = FIRST, (), 0, True
+        self.lost()
+
+    def ignores(self, parcel: hp.Parcel) -> bool:
+        """Whether nothing is to be done about it: a rejoining node answers nobody but itself, and nobody else is told what
+        is meant for one; and a request that waits here already is not put beside itself."""
+        for_rejoining = isinstance(parcel.message, Enrolment | AcceptorPage)
+        if self.rejoining != for_rejoining:
+            return True
+        waiting = self.voter._sessions.values() if self.voter is not None else ()
+        return any(one.sender == parcel.sender and one.message == parcel.message for one in waiting)
 
     def twin(self) -> "Local":
         """Another one that shares everything, the machines too: who feeds a machine copies it first."""
@@ -118,6 +168,8 @@ class Local:
             self.voter_key = keys.settle(self.voter)
         if self.coordinator is not None and not self.coordinator_key:
             self.coordinator_key = keys.settle(self.coordinator)
+        if self.rejoin is not None and not self.rejoin_key:
+            self.rejoin_key = keys.settle(self.rejoin)
         return (
             self.me,
             self.up,
@@ -131,6 +183,7 @@ class Local:
             self.told,
             self.voter_key,
             self.coordinator_key,
+            (self.rejoin_key, self.incarnation, self.enrolled, self.rejoining, self.tried, self.restoring),
         )
 
 
@@ -203,6 +256,10 @@ class Step:
                 change, *rest = local.staging
                 local.staging = tuple(rest)
                 self._feed_both(ObjectsStaged(change.position.digest, problem))
+            case hp.Timer() if local.rejoin is not None:
+                self._own_rejoin()
+                fire_at(happening, local.rejoin)
+                self._feed_rejoin(Tick())
             case hp.Timer():
                 self._senders_of_sessions()
                 self._feed(fire(happening, self.voter, self.coordinator), Tick())
@@ -212,8 +269,19 @@ class Step:
                 self._crash(durable)
             case hp.Start():
                 self._start()
+            case hp.Wipe():
+                local.wiped()
+                self._start()
+            case hp.Restored(entries, floor):
+                self._restore(entries, floor)
 
-    def _arrive(self, sender: NodeId, message: TransportRequest | TransportReply) -> None:
+    def _arrive(self, sender: NodeId, message: hp.Letter) -> None:
+        if isinstance(message, Enrol | AcceptorRecords):
+            self._answer_rejoining(sender, message)
+            return
+        if isinstance(message, Enrolment | AcceptorPage):
+            self._feed_rejoin(Answered(sender, message))
+            return
         local = self.local
         if not isinstance(message, Claim | Prepare | Abort | Commit):
             self._feed(self.coordinator, Received(sender, message))
@@ -234,8 +302,13 @@ class Step:
         local = self.local
         local.up = True
         local.register = local.durable_register
-        local.voter = Voter(local.me, 1, local.record, local.register, TIMING, now=NOW)
-        local.coordinator = Coordinator(local.me, local.record, local.register, TIMING)
+        if local.rejoining:
+            local.rejoin = Rejoin(local.me, local.register.voters, incarnation=local.incarnation, tried=local.tried)
+            self._feed_rejoin(Begin())
+            return
+        number, table = local.incarnation, local.incarnations
+        local.voter = Voter(local.me, number, local.record, local.register, TIMING, now=NOW, incarnations=table)
+        local.coordinator = Coordinator(local.me, local.record, local.register, TIMING, incarnation=number, incarnations=table)
         self.owns_voter = self.owns_coordinator = True
         self._feed(local.voter, Tick())
 
@@ -285,6 +358,84 @@ class Step:
             raise Broken(f"{local.me} refuses a peer's history: {error}") from error
         for step in proved:
             self._write(CommitOp(REPOSITORY, step.change), step.certificate)
+
+    # ------------------------------------------------------------ rejoining (R4)
+
+    def _own_rejoin(self) -> None:
+        local = self.local
+        if local.rejoin_key:
+            local.rejoin, local.rejoin_key = copied(local.rejoin, {}), ()
+
+    def _feed_rejoin(self, event: RejoinEvent) -> None:
+        """The contract of ``node/protocol/rejoin.py``; what is small and durable is done at once."""
+        local = self.local
+        self._own_rejoin()
+        assert local.rejoin is not None
+        for effect in local.rejoin.handle(event, NOW):
+            match effect:
+                case Ask(to, message):
+                    self._leave(hp.Parcel(local.me, to, message))
+                case Keep(incarnation):
+                    local.tried = max(local.tried, incarnation)
+                    self._note()
+                    self._feed_rejoin(Kept(incarnation, f"{local.me} attempt {incarnation}"))
+                case Restore():
+                    local.restoring = (*local.restoring, effect)
+                case Clear():
+                    self._clear(effect)
+                case _:
+                    pass
+
+    def _answer_rejoining(self, sender: NodeId, message: Enrol | AcceptorRecords) -> None:
+        """Durable, and known to both machines, before it is granted; a mere question changes nothing."""
+        local = self.local
+        table = {node: (number, life) for node, number, life in local.enrolled}
+        known = table.get(sender, (FIRST, ""))
+        if message.incarnation > known[0]:
+            known = table[sender] = (message.incarnation, message.life)
+            local.enrolled = tuple(sorted((node, *value) for node, value in table.items()))
+            self._feed_both(Enrolled(sender, message.incarnation))
+        granted = message.incarnation > FIRST and known == (message.incarnation, message.life)
+        if isinstance(message, Enrol):
+            self._leave(hp.Parcel(local.me, sender, Enrolment(granted, known[0])))
+            return
+        record = local.record
+        held = HeldRecord(REPOSITORY, local.register.voters, record.promised, record.accepted, record.committed)
+        page = AcceptorPage(granted, (held,) if granted else (), False, local.incarnation, local.incarnations)
+        self._leave(hp.Parcel(local.me, sender, page))
+
+    def _restore(self, entries: tuple[HistoryEntry, ...], floor: int) -> None:
+        """R4.3: history first, then ``promised`` and ``accepted``, with the ballots they had."""
+        local = self.local
+        wanted, *rest = local.restoring
+        local.restoring = tuple(rest)
+        if entries:
+            page = HistoryPage(REPOSITORY, entries, entries[-1].change.position, floor)
+            voters = local.register.voters
+            for step in steps(local.register.position, page, lambda _, c: c.flaw(voters, genuine), {wanted.committed}):
+                self._make_durable(Under(CommitOp(REPOSITORY, step.change), step.certificate))
+        local.register = local.durable_register
+        self._note()
+        record, verdict = RejoinOp(REPOSITORY, wanted.promised, wanted.accepted).on(local.record)
+        if verdict is WriteVerdict.DIVERGENT:
+            raise Broken(f"{local.me} rejoins, and one ballot or one version has two values")
+        if verdict is WriteVerdict.MOVED or local.register.position.version < wanted.committed.version:
+            self._feed_rejoin(Restored(wanted.repository, "history is too short"))
+            return
+        local.record = record
+        self._note()
+        self._feed_rejoin(Restored(wanted.repository))
+
+    def _clear(self, effect: Clear) -> None:
+        local = self.local
+        table = {node: (number, life) for node, number, life in local.enrolled}
+        for peer, number in effect.incarnations:
+            if number > table.get(peer, (FIRST, ""))[0]:
+                table[peer] = (number, "")
+        local.enrolled = tuple(sorted((node, *value) for node, value in table.items()))
+        local.incarnation, local.rejoining, local.rejoin, local.rejoin_key = effect.incarnation, False, None, ()
+        self._note()
+        self._start()
 
     # ------------------------------------------------------------ machines and effects
 
@@ -366,8 +517,9 @@ class Step:
 
     def _signed(self, kind: StatementKind, effect: Decide) -> SignedVote:
         digest, position = self.local.register.voters.digest, effect.change.position
-        statement = Statement(kind, REPOSITORY, digest, effect.quorum, position, effect.ballot, 1)
-        return SignedVote(self.local.me, 1, sign(self.local.me, statement.encode()))
+        number = self.local.incarnation
+        statement = Statement(kind, REPOSITORY, digest, effect.quorum, position, effect.ballot, number)
+        return SignedVote(self.local.me, number, sign(self.local.me, statement.encode()))
 
     def _finished(self, reply: TransportReply) -> TransportReply:
         if isinstance(reply, Vote):
@@ -417,6 +569,6 @@ def _settled(message: TransportRequest) -> TransportRequest:
     return replace(message, deadline_s=DEADLINE_S)
 
 
-def ignored(message: TransportRequest | TransportReply) -> bool:
+def ignored(message: hp.Letter) -> bool:
     """No machine looks at it: the sender of a commit does not wait for anybody to hear it."""
     return isinstance(message, Acknowledged)

@@ -19,7 +19,7 @@ from tests.simulation.exhaustive import happenings as hp
 from tests.simulation.exhaustive.bounds import Bound
 from tests.simulation.exhaustive.copying import Keys
 from tests.simulation.exhaustive.local import Local, Step, ignored
-from tests.simulation.exhaustive.timers import pending
+from tests.simulation.exhaustive.timers import pending, pending_at
 from tests.simulation.exhaustive.views import View, view_of
 
 
@@ -45,6 +45,8 @@ class Parts:
         """Whether a write or a staging has not ended."""
         self.wants: list[bool] = []
         """Whether it is catching up, and may take the next page."""
+        self.restoring: list[bool] = []
+        """Whether it is rejoining, and may take over what its sources hold."""
         self.view_of: list[int] = []
         self.views: list[View] = []
         self.parcels: list[hp.Parcel] = []
@@ -57,11 +59,13 @@ class Parts:
         self._local_of: dict[object, int] = {}
         self._view_number: dict[View, int] = {}
         self._ways_of: list[list[Way] | None] = []
+        self._restores: dict[tuple[int, int], Way] = {}
         self._learning: dict[tuple[int, int, bool], Way] = {}
         self._parcel_of: dict[hp.Parcel, int] = {}
         self._deliveries: dict[tuple[int, int], tuple[hp.Result, ...]] = {}
         self._beyond: dict[tuple[int, hp.Happening], tuple[hp.Result, ...]] = {}
         self._timed = {n - 1 for n in bound.settlers} or set(range(bound.voters))
+        self._wipers = {n - 1 for n in bound.wipers}
         self._crashers = {n - 1 for n in bound.crashers} if bound.budget.crashes else set()
 
     def first(self) -> list[int]:
@@ -95,6 +99,7 @@ class Parts:
         if seen == len(self.views):
             self.views.append(view)
         self.view_of.append(seen)
+        self.restoring.append(bool(local.restoring))
         self._ways_of.append(None)
         return number
 
@@ -112,7 +117,9 @@ class Parts:
     def deliver(self, local: int, parcel: int) -> tuple[hp.Result, ...]:
         found = self._deliveries.get((local, parcel))
         if found is None:
-            found = self._deliveries[local, parcel] = self._step(local, self.parcels[parcel], None)
+            ignores = self.locals[local].ignores(self.parcels[parcel])
+            found = () if ignores else self._step(local, self.parcels[parcel], None)
+            self._deliveries[local, parcel] = found
         return found
 
     def results(self, local: int, way: Way) -> tuple[hp.Result, ...]:
@@ -174,15 +181,19 @@ class Parts:
             yield Way(hp.Staged(), None)
             if budget.refusals:
                 yield Way(hp.Staged("nobody in reach has the objects"), hp.Cost.REFUSAL)
-        for txn in local.inputs:
+        for txn in local.inputs if not local.rejoining else ():
             yield Way(hp.Submit(txn), None)
         if n in self._timed and budget.timers:
             yield from (Way(timer, hp.Cost.TIMER) for timer in self.timers(local) if timer.name not in self.bound.unsettled)
+        if n in self._wipers:
+            yield Way(hp.Wipe(), hp.Cost.WIPE)
         if n in self._crashers:
             yield from (Way(hp.Crash(durable), hp.Cost.CRASH) for durable in range(len(local.writes) + 1))
 
     @staticmethod
     def timers(local: Local) -> list[hp.Timer]:
+        if local.rejoin is not None:
+            return list(pending_at(local.rejoin))
         assert local.voter is not None
         assert local.coordinator is not None
         return list(pending(local.voter, local.coordinator))
@@ -191,16 +202,37 @@ class Parts:
         """R2, from every peer that is up and has heard of more."""
         local = self.locals[number]
         wants = self.wants[number]
-        if not local.up or not (wants or gossip) or any(isinstance(under.op, CommitOp) for under in local.writes):
+        if (
+            not local.up
+            or local.rejoining
+            or not (wants or gossip)
+            or any(isinstance(under.op, CommitOp) for under in local.writes)
+        ):
             return
         here = local.register.position.version
         for other in dict.fromkeys(row):
             peer = self.locals[other]
-            if other != number and peer.up and peer.register.position.version > here:
+            if other != number and peer.up and not peer.rejoining and peer.register.position.version > here:
                 if wants:
                     yield self._learn(number, other, told=False)
                 if gossip:
                     yield self._learn(number, other, told=True)
+
+    def restores(self, number: int, row: Iterable[int]) -> Iterator[Way]:
+        """R4.3: from every peer that is a member, is up and has as much history as is wanted."""
+        local = self.locals[number]
+        if not local.restoring:
+            return
+        wanted, here = local.restoring[0].committed.version, local.register.position.version
+        for other in dict.fromkeys(row):
+            peer = self.locals[other]
+            if other == number or not peer.up or peer.rejoining or peer.register.position.version < wanted:
+                continue
+            way = self._restores.get((number, other))
+            if way is None:
+                entries = peer.history[here : peer.register.position.version]
+                way = self._restores[number, other] = Way(hp.Restored(entries, peer.register.floor), None)
+            yield way
 
     def _learn(self, number: int, other: int, *, told: bool) -> Way:
         way = self._learning.get((number, other, told))

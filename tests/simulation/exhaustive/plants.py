@@ -19,8 +19,8 @@ from node.protocol.messages import VoteKind
 from node.protocol.proposal import Kind, Proposal
 from node.protocol.quorum import Verdict, VoterSet, tally
 from node.protocol.reads import Barrier
+from node.protocol.rejoin import Rejoin, Restore
 from node.protocol.voter import Voter
-from tests.simulation.exhaustive import views
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,23 @@ def _read_what_is_committed() -> Iterator[None]:
     def careless(answers: Any) -> Barrier:
         return Barrier(max(answer.committed.version for answer in answers), doubtful=False)
 
-    with patch.object(reads, "barrier", careless), patch.object(views, "barrier", careless):
+    with patch.object(reads, "barrier", careless):
+        yield
+
+
+@contextmanager
+def _old_life_counted() -> Iterator[None]:
+    """Two rules at once: with three voters the coordinator is always among the sources, and either rule alone is enough."""
+    right = Rejoin._gathered
+
+    def gathered(self: Rejoin, repository: Any) -> Restore:
+        return replace(right(self, repository), accepted=None)
+
+    with (
+        patch.object(Rejoin, "_gathered", gathered),
+        patch.object(Coordinator, "_fresh", lambda *_: True),
+        patch.object(Coordinator, "_hear_of", lambda *_: None),
+    ):
         yield
 
 
@@ -173,6 +189,7 @@ _TABLE = (
     Plant("abort-alone", "C5: one vote less than a blocking set makes an abort certain", "push", _abort_alone),
     Plant("vote-before-persist", "V2: the vote is sent before the fsync", "crash", _vote_before_persist),
     Plant("promise-not-kept", "V1: a promise is given and not written", "push", _promise_lower),
+    Plant("old-life-counted", "R4: a vote of a lost disk is counted, and was not taken over", "wipe", _old_life_counted),
     Plant("careless-read", "R5: a read looks at committed versions only", "push", _read_what_is_committed),
 )
 

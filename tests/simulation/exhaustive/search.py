@@ -62,10 +62,18 @@ class Search:
         self.space = Space(bound)
         self.found = Found(bound.name)
         self._settling = Settling(self.space)
+        self._rest: dict[tuple[bytes, int], tuple[bool, str]] = {}
         self._parent: dict[bytes, bytes] = {}
 
-    def run(self, seconds: float, memory_mib: int = 100_000, tell: Callable[[Found], None] | None = None) -> Found:
-        began = told_at = time.monotonic()
+    def run(
+        self,
+        seconds: float,
+        memory_mib: int = 100_000,
+        tell: Callable[[Found], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Found:
+        """``clock`` measures ``seconds``; tests take the processor's, so that a busy machine only makes them slow."""
+        began = told_at = clock()
         cpu_began = time.process_time()
         space, found, parent = self.space, self.found, self._parent
         first = space.first()
@@ -76,7 +84,7 @@ class Search:
             following: list[bytes] = []
             for count, state in enumerate(level):
                 if count % LOOK_EVERY == 0:
-                    now = time.monotonic()
+                    now = clock()
                     found.seconds, found.states = now - began, len(parent)
                     found.memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
                     if now - began > seconds or found.memory_mib > memory_mib:
@@ -85,12 +93,9 @@ class Search:
                     if tell is not None and now - told_at > PROGRESS_S:
                         told_at = now
                         tell(found)
-                *row, _, said = space.unpacked(state)
-                if space.at_rest(row):
-                    found.at_rest += 1
-                    if problem := self._settling.problem(row, said):
-                        self._fail(problem, state, None)
-                        break
+                if problem := self._problem(state):
+                    self._fail(problem, state, None)
+                    break
                 successors = space.successors(state)
                 found.transitions += len(successors)
                 for after, broken, move in successors:
@@ -110,7 +115,7 @@ class Search:
                 level = following
         found.complete = not (level or found.broken or out_of_time)
         found.depth += bool(out_of_time)
-        found.states, found.seconds = len(parent), time.monotonic() - began
+        found.states, found.seconds = len(parent), clock() - began
         found.cpu_seconds, found.surprises = time.process_time() - cpu_began, space.dead.surprises
         found.settlings, found.rounds_most = self._settling.runs, self._settling.rounds_most
         found.parts, found.steps, found.beyond = len(space.parts.locals), space.parts.steps, space.beyond
@@ -118,6 +123,17 @@ class Search:
         if found.broken:
             found.story = list(told(Space(self.space.bound), found.path))
         return found
+
+    def _problem(self, state: bytes) -> str:
+        """If no node has anything under way: what a majority cannot settle. States that differ in messages only share it."""
+        *row, _, said = self.space.unpacked(state)
+        key = (state[:-8], self.space.ghost_of[said])
+        known = self._rest.get(key)
+        if known is None:
+            at_rest = self.space.at_rest(row)
+            known = self._rest[key] = (at_rest, self._settling.problem(row, said) if at_rest else "")
+        self.found.at_rest += known[0]
+        return known[1]
 
     @property
     def _broken(self) -> bool:

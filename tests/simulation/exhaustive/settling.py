@@ -23,6 +23,8 @@ class Settling:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._known: dict[tuple[object, ...], str] = {}
+        self.good: set[tuple[object, ...]] = set()
+        """Where a run stood between two timers, and ended well."""
         self.runs = 0
         self.rounds_most = 0
 
@@ -32,12 +34,14 @@ class Settling:
         least = len(row) // 2 + 1
         for size in sorted({least, len(row)}):
             for live in combinations(members, size):
+                if sum(not self._space.parts.locals[row[n]].rejoining for n in live) < least:
+                    continue  # R4: a rejoining voter counts among the failed, until a majority of the others is there
                 if problem := self._of(row, said, live):
                     return f"with only {', '.join(self._space.parts.names[n] for n in live)} left: {problem}"
         return ""
 
     def _of(self, row: Sequence[int], said: int, live: tuple[int, ...]) -> str:
-        ghost, _ = self._space.said[said]
+        ghost = self._space.ghost_of[said]
         view_of = self._space.parts.view_of  # of the others only the disks matter, and what they show
         key = (live, tuple(number if n in live else view_of[number] for n, number in enumerate(row)), ghost)
         known = self._known.get(key)
@@ -64,12 +68,16 @@ class _Run:
             number = self._row[n]
             if not space.parts.up[number] and (broken := self._take(n, space.parts.beyond(number, hp.Start()))):
                 return broken
+        passed: list[tuple[object, ...]] = []
         for turn in range(ROUNDS_MAX):
             if broken := self._drain():
                 return broken
             self._known.rounds_most = max(self._known.rounds_most, turn)
-            if not self._unsettled():
+            place = (turn, self._live, *self._row, self._space.ghost_of[self._said])
+            if place in self._known.good or not self._unsettled():
+                self._known.good.update(passed)  # nothing is under way here: from here on, every run is the same
                 return ""
+            passed.append(place)
             if broken := self._nudge(turn):
                 return broken
         return self._unsettled()
@@ -94,7 +102,8 @@ class _Run:
             if self._flying:
                 parcel = self._flying.popleft()
                 n = space.parts.receiver[parcel]
-                broken = self._take(n, space.parts.deliver(self._row[n], parcel))
+                results = space.parts.deliver(self._row[n], parcel)
+                broken = self._take(n, results) if results else ""
             else:
                 own = next(self._under_way(), None)
                 if own is None:
@@ -111,6 +120,8 @@ class _Run:
                 if way.happening in (hp.Hear(), hp.Staged()):
                     yield n, way
             for way in space.parts.learns(self._row[n], [self._row[m] for m in self._live], gossip=False):
+                yield n, way
+            for way in space.parts.restores(self._row[n], [self._row[m] for m in self._live]):
                 yield n, way
 
     def _nudge(self, turn: int) -> str:
@@ -131,6 +142,8 @@ class _Run:
     def _unsettled(self) -> str:
         locals_ = [self._space.parts.locals[self._row[n]] for n in self._live]
         for local in locals_:
+            if local.rejoining:
+                return f"{local.me} stays rejoining: {local.rejoin!r}"
             assert local.voter is not None
             assert local.coordinator is not None
             if local.record.in_doubt is not None:

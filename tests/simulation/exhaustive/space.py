@@ -6,12 +6,14 @@ states are equal bytes, and no two different ones are ever taken for one.
 
 **Reductions**, each is checked by running small bounds with and without them (``test_reductions.py``):
 
-1. *A loss is no event.* To everybody a message that is lost is one that never arrives, and every state has its twin in which it
-   is merely still on its way. So any number of losses is explored by asking of every state in which the nodes themselves have
-   nothing under way: if all that is on its way were lost now, could every majority settle it? (``losses`` are for the check.)
-   *A copy is made when a message is delivered*: an earlier copy would wait beside the first, and both could do the same.
+1. *Losses and copies are no events* (``Bound.copies``). A message once sent stays, and may be delivered at any time, any number
+   of times, or never. So any losses and any copies are explored, and a state does not say which messages have arrived: what
+   they did to their receivers says it. What must be possible when messages are gone is asked of every state in which no node
+   has anything under way by itself: if all that is on its way were lost now, could every majority settle it? (Without
+   ``copies`` a message is delivered once, and ``losses`` and ``duplicates`` are events that a budget counts: for the check.)
 2. *A message that can have no effect any more is taken away*: ``dead.py``.
 3. *A message to a node that is down* is not delivered; it arrives after the start, or never.
+4. *A copy of a request that still waits at its voter* is not delivered beside it: both would get one answer at one moment.
 """
 
 from bisect import insort
@@ -26,7 +28,7 @@ from tests.simulation.exhaustive.parts import Parts
 from tests.simulation.exhaustive.views import check
 
 Net = tuple[int, ...]
-"""The messages on their way, by number, sorted; one that is there twice is there twice."""
+"""The messages on their way, by number, sorted; without ``Bound.copies`` one may be there twice."""
 
 Move = tuple[int, "hp.Happening | int", hp.Result, int, bool]
 """(at which node, what: a message by its number or anything else, what came of it, which of its messages is lost, doubled)"""
@@ -47,9 +49,12 @@ class Space:
         self.said: list[tuple[Ghost, Budget]] = []
         self.beyond = 0
         """Ways that were not taken since the bound allows no more claims."""
-        self.dead = Dead(self.parts, restarts=bound.restarts)
+        self.dead = Dead(self.parts, restarts=bound.restarts, prompt=bound.prompt)
         self._net_of: dict[Net, int] = {}
         self._said_of: dict[tuple[Ghost, Budget], int] = {}
+        self.ghost_of: list[int] = []
+        """The number of the ghost alone, by that of it with what is left."""
+        self._ghosts: dict[Ghost, int] = {}
         self._law_of: list[int] = []
         self._laws: dict[object, int] = {}
         self._after_saying: dict[tuple[int, int], int | str] = {}
@@ -57,6 +62,7 @@ class Space:
         self._effect_of: dict[tuple[tuple[hp.Fact, ...], tuple[hp.Cost, ...]], int] = {}
         self._effects_of: dict[int, tuple[int, int, int, int]] = {}
         self._kept: list[hp.Result] = []
+        self._merged: dict[tuple[int, tuple[int, ...]], int] = {}
         self._checked: dict[tuple[int, ...], str] = {}
         row = Struct(f">{bound.voters + 2}I")
         self._pack, self.unpacked = row.pack, row.unpack
@@ -79,6 +85,7 @@ class Space:
         if number is None:
             self._said_of[ghost, budget] = number = len(self.said)
             self.said.append((ghost, budget))
+            self.ghost_of.append(self._ghosts.setdefault(ghost, len(self._ghosts)))
             self._law_of.append(self._laws.setdefault((ghost.decided, ghost.seen), len(self._laws)))
         return number
 
@@ -86,23 +93,27 @@ class Space:
 
     def successors(self, state: bytes) -> list[Next]:
         """In the order in which their parts were first seen; ``story.in_order`` has one that depends on the state alone."""
-        *row, net_number, said = self.unpacked(state)
-        net, parts = self.nets[net_number], self.parts
+        *row, net, said = self.unpacked(state)
+        parts, copies = self.parts, self.bound.copies
         _, budget = self.said[said]
         up, receiver = parts.up, parts.receiver
         out: list[Next] = []
         previous = -1
-        for at, parcel in enumerate(net):
+        flying = self.nets[net]
+        there = set(flying)
+        for parcel in flying:
             if parcel == previous:
                 continue
             previous = parcel
             n = receiver[parcel]
             if not up[row[n]]:
                 continue
-            rest = net[:at] + net[at + 1 :]
+            rest = net if copies else self._without(net, parcel)
             for result in parts.deliver(row[n], parcel):
+                if copies and result.node == row[n] and not result.facts and there.issuperset(result.parcels):
+                    continue  # nothing that was not so already
                 self._take(out, row, n, rest, said, result, parcel, doubled=False)
-                if budget.duplicates:
+                if not copies and budget.duplicates:
                     self._take(out, row, n, net, said, result, parcel, doubled=True)
         gossip = budget.gossips > 0
         for n, number in enumerate(row):
@@ -111,6 +122,10 @@ class Space:
                     continue
                 for result in parts.results(number, way):
                     self._take(out, row, n, net, said, result, way.happening, doubled=False)
+            if parts.restoring[number]:
+                for way in parts.restores(number, row):
+                    for result in parts.results(number, way):
+                        self._take(out, row, n, net, said, result, way.happening, doubled=False)
             if gossip or parts.wants[number]:
                 for way in parts.learns(number, row, gossip=gossip):
                     for result in parts.results(number, way):
@@ -122,7 +137,7 @@ class Space:
         out: list[Next],
         row: list[int],
         n: int,
-        net: Net,
+        net: int,
         said: int,
         result: hp.Result,
         what: hp.Happening | int,
@@ -147,27 +162,45 @@ class Space:
         nodes = row.copy()
         nodes[n] = result.node
         parcels = result.parcels
-        number = self._fly(nodes, n, net, parcels)
-        out.append((self._pack(*nodes, number, after), "", (n, what, result, -1, doubled)))
+        flying = self._fly(nodes, n, net, parcels)
+        out.append((self._pack(*nodes, flying, after), "", (n, what, result, -1, doubled)))
         if parcels and self.said[int(after)][1].losses:
             lost = self._say(said, effects[2 + doubled])
             for at in range(len(parcels)):
-                number = self._fly(nodes, n, net, parcels[:at] + parcels[at + 1 :])
-                out.append((self._pack(*nodes, number, lost), "", (n, what, result, at, doubled)))
+                flying = self._fly(nodes, n, net, parcels[:at] + parcels[at + 1 :])
+                out.append((self._pack(*nodes, flying, lost), "", (n, what, result, at, doubled)))
 
-    def _fly(self, nodes: list[int], n: int, net: Net, parcels: tuple[int, ...]) -> int:
+    def _fly(self, nodes: list[int], n: int, net: int, parcels: tuple[int, ...]) -> int:
         """What is on its way now, without the messages that can have no effect any more: node ``n`` has changed."""
-        flying = list(net)
+        if parcels:
+            merged = self._merged.get((net, parcels))
+            net = self._merge(net, parcels) if merged is None else merged
+        if not self.bound.reduced:
+            return net
+        dead, receiver, sender, known = self.dead, self.parts.receiver, self.parts.sender, self.dead.known
+        flying = self.nets[net]
+        alive = []
+        for p in flying:
+            to, of = receiver[p], sender[p]
+            if to == n or of == n:
+                key = (p, nodes[to], nodes[of])
+                over = known.get(key)
+                if dead.tried(key) if over is None else over:
+                    continue
+            alive.append(p)
+        return net if len(alive) == len(flying) else self._keep_net(tuple(alive))
+
+    def _merge(self, net: int, parcels: tuple[int, ...]) -> int:
+        flying = list(self.nets[net])
         for parcel in parcels:
-            insort(flying, parcel)
-        if flying and self.bound.reduced:
-            receiver, sender = self.parts.receiver, self.parts.sender
-            dead = self.dead
-            flying = [
-                p
-                for p in flying
-                if (receiver[p] != n and sender[p] != n) or not dead.can_do_nothing(p, nodes[receiver[p]], nodes[sender[p]])
-            ]
+            if not self.bound.copies or parcel not in flying:
+                insort(flying, parcel)
+        merged = self._merged[net, parcels] = self._keep_net(tuple(flying))
+        return merged
+
+    def _without(self, net: int, parcel: int) -> int:
+        flying = list(self.nets[net])
+        flying.remove(parcel)
         return self._keep_net(tuple(flying))
 
     # ------------------------------------------------------------ what is said
@@ -229,5 +262,7 @@ class Space:
         """Whether no node has anything under way by itself: no write, no staging, no catch-up. Messages may be lost."""
         parts = self.parts
         if any(parts.under_way[n] for n in row):
+            return False
+        if any(parts.restoring[n] and any(parts.restores(n, row)) for n in row):
             return False
         return not any(parts.wants[n] and any(parts.learns(n, row, gossip=False)) for n in row)

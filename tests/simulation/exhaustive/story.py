@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from node.protocol.acceptor import Op
+from node.protocol.messages import AcceptorPage, AcceptorRecords, Enrol, Enrolment
 from tests.scenarios.words import describe, describe_op, describe_record
 from tests.simulation.exhaustive import happenings as hp
 from tests.simulation.exhaustive.settling import Settling
@@ -34,7 +35,7 @@ def _ending(space: Space, state: bytes) -> Iterator[str]:
         local = space.parts.locals[number]
         yield f"     {local.me} {'up' if local.up else 'down'}: {describe_record(local.record)}; {local.coordinator!r}"
     flying = [parts.parcels[parcel] for parcel in space.nets[net]]
-    yield from sorted(f"     on its way: {one.sender} → {one.to}: {describe(one.message)}" for one in flying)
+    yield from sorted(f"     on its way: {one.sender} → {one.to}: {_letter(one.message)}" for one in flying)
     if broken := space.law(row, said):
         yield f"     BROKEN: {broken}"
     elif space.at_rest(row) and (problem := Settling(space).problem(row, said)):
@@ -47,7 +48,7 @@ def _line(space: Space, state: bytes, move: Move) -> str:
     local = space.parts.locals[row[n]]
     happening = space.parts.parcels[what] if isinstance(what, int) else what
     left = [
-        f"→ {space.parts.parcels[p].to}: {describe(space.parts.parcels[p].message)}{' (LOST)' if at == lost else ''}"
+        f"→ {space.parts.parcels[p].to}: {_letter(space.parts.parcels[p].message)}{' (LOST)' if at == lost else ''}"
         for at, p in enumerate(result.parcels)
     ]
     left += [_fact(fact) for fact in result.facts]
@@ -60,7 +61,7 @@ def _line(space: Space, state: bytes, move: Move) -> str:
 def _words(happening: hp.Happening, op: Op | None) -> str:
     match happening:
         case hp.Parcel(sender, _, message):
-            return f"from {sender}: {describe(message)}"
+            return f"from {sender}: {_letter(message)}"
         case hp.Submit(txn):
             return f"client asks for {txn}"
         case hp.Hear(refused):
@@ -74,8 +75,18 @@ def _words(happening: hp.Happening, op: Op | None) -> str:
             return f"CRASHED, {durable} writes under way were durable"
         case hp.Start():
             return "STARTED"
+        case hp.Wipe():
+            return "WIPED: its disk is empty"
+        case hp.Restored():
+            return "takes over what its sources hold"
         case hp.Staged(problem):
             return f"staging ended: {problem or 'objects are here'}"
+
+
+def _letter(message: hp.Letter) -> str:
+    if isinstance(message, Enrol | AcceptorRecords | Enrolment | AcceptorPage):
+        return str(message)
+    return describe(message)
 
 
 def _fact(fact: hp.Fact) -> str:

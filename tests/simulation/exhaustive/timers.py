@@ -11,6 +11,8 @@ from node.protocol.batch import Pending
 from node.protocol.coordinator import Coordinator
 from node.protocol.coordinator_states import State
 from node.protocol.proposal import Kind
+from node.protocol.rejoin import Rejoin
+from node.protocol.rejoin_states import Step
 from node.protocol.session import Phase
 from node.protocol.voter import Voter
 from tests.simulation.exhaustive.copying import PAST
@@ -43,6 +45,22 @@ def pending(voter: Voter, coordinator: Coordinator) -> Iterable[Timer]:
     doubted = coordinator._doubt.pendings if coordinator._doubt is not None else []
     if any(not one.answered for one in doubted) or coordinator._queue:
         yield Timer("give up")
+
+
+def pending_at(rejoin: Rejoin) -> Iterable[Timer]:
+    """The same, of a rejoining node."""
+    if rejoin.step is Step.WAITING:
+        yield Timer("rejoin pause")
+    elif rejoin.step in (Step.ASKING, Step.ENROLLING, Step.LISTING):
+        yield Timer("rejoin ask again")
+        yield Timer("rejoin too late")
+
+
+def fire_at(timer: Timer, rejoin: Rejoin) -> None:
+    if timer.name == "rejoin ask again":
+        rejoin._resend_at = PAST
+    else:
+        rejoin._until = PAST
 
 
 def fire(timer: Timer, voter: Voter, coordinator: Coordinator) -> Voter | Coordinator:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from node.protocol.ids import Digest
+from node.protocol import reads
+from node.protocol.ids import Digest, NodeId
 from node.protocol.messages import Status
-from node.protocol.reads import barrier
 from tests.scenarios.laws import Broken
 from tests.scenarios.values import REPOSITORY
 from tests.simulation.exhaustive.ghost import Ghost
@@ -26,6 +26,8 @@ class View:
     held: frozenset[Digest]
     """Changes that its disk has accepted last, or committed; writes under way do not count."""
     committed: int
+    rejoining: bool
+    """Among the failed minority: what it held is somewhere else, or the failures were too many."""
     status: Status | None
     """Its answer to R5's question; none while it is down."""
 
@@ -35,7 +37,7 @@ def view_of(local: Local) -> View:
     held = {entry.change.position.digest for entry in local.history}
     if record.accepted is not None and record.accepted.change is not None:
         held.add(record.accepted.change.position.digest)
-    return View(frozenset(held), record.committed.version, _status(local))
+    return View(frozenset(held), record.committed.version, local.rejoining, _status(local))
 
 
 def _status(local: Local) -> Status | None:
@@ -45,12 +47,13 @@ def _status(local: Local) -> Status | None:
     return Status(
         REPOSITORY,
         local.register.voters.digest,
-        1,
+        local.incarnation,
         record.committed,
         record.accepted_ballot,
         accepted.base if accepted else record.committed,
         accepted is not None and accepted.change is not None,
         local.register.position.version,
+        incarnations=local.incarnations,
     )
 
 
@@ -58,12 +61,15 @@ def check(views: Sequence[View], ghost: Ghost) -> None:
     """Raises ``Broken`` if a decided (so every acknowledged) change is not on a quorum of disks, or a read could miss one."""
     majority = len(views) // 2 + 1  # not asked of the code that is tested
     for version, digest in ghost.decided:
-        holders = sum(digest in view.held for view in views)
+        holders = sum(digest in view.held or view.rejoining for view in views)
         if holders < majority:
             raise Broken(f"version {version} was decided, and is on {holders} of {len(views)} disks")
     least = max(ghost.seen, *(view.committed for view in views))
-    answers = [view.status for view in views if view.status is not None]
+    answers = [(NodeId(str(n)), view.status) for n, view in enumerate(views, 1) if view.status is not None]
     for some in combinations(answers, majority):
-        wall = barrier(some)
+        counted = reads.fresh({NodeId(f"node-{n}"): status for n, status in some})
+        if len(counted) < majority:
+            continue  # R4: they do not count together
+        wall = reads.barrier(counted.values())
         if wall.applied < least:
             raise Broken(f"a read would be served at version {wall.applied}, and version {least} is known already")
