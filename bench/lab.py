@@ -6,6 +6,7 @@ Everything is in a temporary folder and on free loopback ports; leaving the cont
 
 import json
 import os
+import random
 import signal
 import statistics
 import sys
@@ -126,7 +127,8 @@ def lab(broker: str = "direct", nodes: int = 3) -> Iterator[Lab]:
     """A fresh cluster; ended and removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="gitquorum-lab-") as folder:
         home, output = Home(Path(folder) / "state"), Output(as_json=True)
-        base = next(port for port in range(23_001, 32_000, 10) if all(is_free(port + number) for number in range(nodes)))
+        first = random.randrange(20_001, 30_000, 10)  # two of these may start side by side
+        base = next(port for port in range(first, 32_000, 10) if all(is_free(port + number) for number in range(nodes)))
         try:
             up(home, Wish(nodes, base, broker), output)
             made = Lab(home, home.load())

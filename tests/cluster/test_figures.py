@@ -1,6 +1,6 @@
 """The measurements of ``bench/`` measure what they say: a small run of each, looked at for what must be right at any speed.
 
-No time is judged here; the figures themselves are in docs/evidence.md and taken by hand.
+No time is judged here; the figures themselves are taken by hand.
 """
 
 import json
@@ -13,14 +13,15 @@ import pytest
 
 from tests.cluster.sources import sources
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(330)]
+"""Seconds on an idle machine; ten times that on a crowded one."""
 
 ROOT = Path(__file__).parents[2]
 
 
 def bench(name: str, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", f"bench.{name}", *arguments, "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["cores"]

@@ -150,6 +150,7 @@ class Subject:
         service, tell = self.runtime.service, tell or self.tell
         txn = service.new_txn()
         tell("asked", ref=ref, oid=pack.tip, txn=txn)
+        outcome: Outcome | None = None
         try:
             intake = service.intake(name, txn, ())
             async with await intake.receive(_chunks(pack.content)) as quarantine:
@@ -161,8 +162,9 @@ class Subject:
                     return False
                 outcome = await service.push(name, txn, quarantine, updates, actor="anonymous", atomic=True)
         except (NodeError, OSError) as error:
-            tell("no", txn=txn, reason=str(error))
-            return False
+            if outcome is None:  # else it is only the quarantine that could not be removed
+                tell("no", txn=txn, reason=str(error))
+                return False
         if not _told(outcome, tell):
             return False
         tell("pushed", ref=ref, oid=pack.tip)

@@ -1,6 +1,6 @@
 """``python -m tests.simulation.planted``: hunt for every planted bug, and print the table. Exit code 1 if one survived.
 
-``--only NAME …`` hunts for some; ``--markdown`` prints the table for docs/testing-planted.md.
+``--only NAME …`` hunts for some; ``--markdown`` prints a table for documents.
 """
 
 import argparse
