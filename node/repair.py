@@ -115,6 +115,7 @@ class Repair:
         return replica.stopped if replica else (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
 
     async def _set_aside(self, repository: RepoId, reason: str) -> None:
+        reason = reason.encode("utf-8", "backslashreplace").decode()  # it is kept, and told to peers
         replica = self._registry.peek(repository)
         if replica is not None:
             replica.set_aside(reason)

@@ -73,7 +73,8 @@ def _refs(folder: Path, register: Register) -> Iterator[Finding]:
     if wrong:
         named = sorted(set(wrong))
         more = f" and {len(named) - SHOWN_MAX} more" if len(named) > SHOWN_MAX else ""
-        yield Finding("refs", f"{', '.join(named[:SHOWN_MAX])}{more} not as the journal says")
+        shown = ", ".join(named[:SHOWN_MAX]).encode("utf-8", "backslashreplace").decode()  # names may be no text any more
+        yield Finding("refs", f"{shown}{more} not as the journal says")
 
 
 def _packed(folder: Path) -> dict[RefName, Ref] | None:

@@ -92,6 +92,18 @@ async def test_bytes_of_packed_refs_count_but_old_values_that_loose_refs_overrid
     assert await objects.verify_refs(value) == []
 
 
+async def test_a_name_that_is_no_text_any_more_is_told_in_words_that_can_be_kept(objects: DiskObjects) -> None:
+    value = await filled(objects)
+    path = objects.path(value.name) / "packed-refs"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"refs/heads/b07", b"refs/heads\x8ab07"))
+    found = await objects.verify_refs(value)
+    assert found
+    assert all(str(finding).encode() for finding in found)
+    await objects.mend_refs(value)
+    assert await objects.verify_refs(value) == []
+
+
 def _ghost(folder: Path) -> None:
     (folder / "refs/heads/ghost").write_text("0" * 39 + "1\n")
 
