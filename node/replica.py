@@ -451,6 +451,7 @@ class Replica:
             edges.trace.mark("queue", message.change.txns)
             packs = edges.store.inline(message.change.packs)
             message = replace(message, packs=packs, holders=(edges.config.me, *message.holders))
+        message = replace(message, life=edges.journal.lives.life)
         if not isinstance(message, Commit):
             timeout_s = message.deadline_s
         try:

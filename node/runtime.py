@@ -165,6 +165,7 @@ class Runtime:
             staging,
             self.membership,
             anti_entropy=self.anti_entropy,
+            lives=self._lives.accept,
         )
         self.service = Front(
             config,

@@ -1,6 +1,6 @@
 """What peers ask of this node: the protocol's requests, questions by direct HTTP, and bytes of packs."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import assert_never
 
 import structlog
@@ -48,6 +48,7 @@ from node.protocol.messages import (
     VoteKind,
 )
 from node.protocol.register import Register
+from node.protocol.standing import Life
 from node.records import Records
 from node.registry import Registry
 from node.staging import Staging
@@ -74,8 +75,11 @@ class Serving:
         membership: Membership,
         *,
         anti_entropy: AntiEntropy,
+        lives: Callable[[NodeId, Life | None], bool],
     ) -> None:
+        """``lives``: whether a life of a node is no older than what was seen of it (``seen.SeenLives.accept``)."""
         self._membership = membership
+        self._lives = lives
         self._config = config
         self._disk = disk
         self._journal = journal
@@ -87,7 +91,12 @@ class Serving:
         self._anti_entropy = anti_entropy
 
     async def on_request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
-        """Claim, prepare, abort, commit; the effects are durable when this returns."""
+        """Claim, prepare, abort, commit; the effects are durable when this returns. What the sender's journal held when it sent
+        this, its own vote included, is remembered before anything else: it may be all that is left of it (R4)."""
+        if not self._lives(sender, message.life):
+            log.warning("request of an older life", sender=sender, kind=type(message).__name__)
+            ballot = _ballot_of(message)
+            return Refused(message.repository, ballot, ballot, f"a newer life of {sender} is known")
         if self._registry.open and isinstance(message, Prepare) and (reason := self._objection(message)):
             return _no(message, self._journal.identity.incarnation, reason)
         try:

@@ -57,6 +57,8 @@ class Claim:
     voters: Digest
     ballot: Ballot
     deadline_s: float
+    life: Life | None = None
+    """Where the sender's journal stood when this left; the runtime adds it on the way out (R4)."""
 
     def __post_init__(self) -> None:
         check_repo_id(self.repository)
@@ -106,6 +108,8 @@ class Prepare:
     packs: tuple[InlinePack, ...] = ()
     holders: tuple[NodeId, ...] = ()
     """Who has the objects, first the sender."""
+    life: Life | None = None
+    """As in a claim."""
 
     def __post_init__(self) -> None:
         check_repo_id(self.repository)
@@ -123,6 +127,8 @@ class Abort:
     base: Position
     quorum: int
     deadline_s: float
+    life: Life | None = None
+    """As in a claim."""
 
     def __post_init__(self) -> None:
         check_repo_id(self.repository)
@@ -165,6 +171,8 @@ class Commit:
     voters: Digest
     position: Position
     certificate: Certificate
+    life: Life | None = None
+    """As in a claim."""
 
     def __post_init__(self) -> None:
         check_repo_id(self.repository)

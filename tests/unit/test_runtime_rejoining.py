@@ -1,15 +1,17 @@
 """Nodes that lose their journal, all of it or its end, or have a double (R4): noticed, fenced, learned again, no operator."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from node.ports import NotAMember
-from node.protocol.ids import NodeId
-from node.protocol.messages import AcceptorRecords, Commit, Enrol, Prepare, Vote
+from node.protocol.ids import Ballot, NodeId
+from node.protocol.messages import AcceptorRecords, Claim, Commit, Enrol, Ping, Pong, Prepare, Refused, Vote
 from node.protocol.outcome import OutcomeKind
+from node.protocol.quorum import VoterSet
 from node.protocol.standing import State
-from tests.unit.runtime_kit import A, B, C, Cluster, simulated, until
+from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated, until
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
 
@@ -140,6 +142,46 @@ async def test_an_old_copy_of_a_disk_is_noticed_by_what_peers_have_seen() -> Non
         assert cluster[B].journal.identity.incarnation == 2
         await cluster.settle(3)
         assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_a_disk_set_back_behind_the_last_prepare_it_sent_is_noticed_without_any_heartbeat() -> None:
+    """[B counts A's vote and its own, answers its client, dies; its disk is set back to before; A's and C's heartbeats knew
+    nothing of B's vote yet. Found by the simulation: two changes were decided for one version.]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 2)
+        await cluster.settle(2)
+        old = cluster[B].copy_disk()
+        cluster.network.rule = lambda sender, to, message: (
+            None if isinstance(message, Ping | Pong) or C in (sender, to) or isinstance(message, Vote) else 0.001
+        )
+        push = asyncio.create_task(cluster.push(B, 3, 2))
+        await cluster.settle(0.1)
+        assert any(sender == B and isinstance(message, Prepare) for sender, _, message in cluster.network.log)
+        await cluster[B].crash()
+        push.cancel()
+        cluster[B].journal, cluster[B].store = old
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await cluster[B].start()
+        assert standing(cluster, B) == "rejoining"
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        assert cluster[B].journal.identity.incarnation == 2
+
+
+@simulated
+async def test_a_request_of_a_disk_set_back_is_refused() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 2)
+        await cluster.settle(2)
+        assert cluster[A].runtime is not None
+        life = replace(cluster[B].journal.lives.life, writes=1, boot=0)
+        voters = VoterSet.of((A, B, C)).digest
+        claim = Claim(NAME.key, voters, Ballot(99, B, 0), 1.0, life)
+        reply = await cluster[A].runtime.serving.on_request(B, claim)
+        assert isinstance(reply, Refused)
+        assert "a newer life of node-2" in reply.reason
 
 
 @simulated
