@@ -265,15 +265,20 @@ class Node:
             if self._prepare is None or self._prepare[0] is not message:
                 self._prepare = (message, replace(message, holders=(self.name, *message.holders)))
             message = self._prepare[1]
+        self._stamp(message)
         self._transmit(effect.to, message)
 
     def _perform_reply(self, effect: Reply, *_: object) -> None:
         to = self._senders.pop(effect.request)
         reply = self._finished(effect.message)
-        if self.world.amnesia:
-            self.world.lives[id(reply)] = (reply, self.disk.life)
+        self._stamp(reply)
         self.world.laws.said(self.name, self.incarnation, reply)
         self._transmit(to, reply)
+
+    def _stamp(self, message: TransportRequest | TransportReply) -> None:
+        """R4: where this journal stands goes with every message, own votes and promises included, as it is when that leaves."""
+        if self.world.amnesia:
+            self.world.lives.setdefault(id(message), (message, self.disk.life))
 
     def _perform_stage(self, effect: StageObjects, *_: object) -> None:
         self.after(self.world.conditions.direct_delay(), self._stage, effect.change, effect.holders, 0)
@@ -490,13 +495,18 @@ class Node:
         if receiver.paused_until > world.now:
             world.after(receiver.paused_until - world.now, self.deliver, to, message)
             return
+        older = world.amnesia and not receiver.membership.hears(self, message)
         if not receiver.open:
             return
         if world.say is not None:
             world.tell(to, f"from {self.name}: {describe(message)}")
         if isinstance(message, Claim | Prepare | Abort | Commit):
-            receiver.request(self.name, message)
-        elif not world.amnesia or receiver.membership.counts(self.name, world.lives.get(id(message), (None, None))[1]):
+            if older:
+                ballot = message.certificate.ballot if isinstance(message, Commit) else message.ballot
+                receiver._transmit(self.name, Refused(REPOSITORY, ballot, ballot, f"a newer life of {self.name} is known"))
+            else:
+                receiver.request(self.name, message)
+        elif not older:
             receiver.feed(receiver.coordinator, Received(self.name, message))
 
     def _finished(self, reply: TransportReply) -> TransportReply:

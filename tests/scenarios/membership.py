@@ -3,11 +3,11 @@
 
 In a world without amnesia nothing of this happens. In one with it a starting node asks everybody what they have seen of it
 before it says anything; a new journal is told that its cluster was founded without it; who is older than what was seen of it
-marks itself. A disk that was set back, and of which nobody remembers anything newer, is the one thing that is not guaranteed:
-there the operator says ``rejoin``, as the documents demand (``World.unnoticed`` counts these). What is seen of a node comes
-with its promises, votes and answers; heartbeats are not played, so more is unnoticed here than in a real cluster. Not even
-everybody's answer is proof: a coordinator's own vote is counted, and rides in no message of its own (found here: seed 101185
-of that day).
+marks itself. What is seen of a node comes with every message it sends, requests included, and is forgotten with the process
+that saw it (a real one keeps it on its disk every few seconds). A disk that was set back must be noticed whenever a node that
+answers has received any later message of it; that is a law here. Where nobody in reach has, nothing is guaranteed: there the
+operator says ``rejoin``, as the documents demand (``World.unnoticed`` counts these). Of heartbeats only those are played that
+tell a node why its messages are refused.
 """
 
 from dataclasses import replace
@@ -19,7 +19,17 @@ from node.protocol.effects import Wake
 from node.protocol.events import Enrolled, Tick
 from node.protocol.ids import NodeId
 from node.protocol.incarnations import FIRST, newest
-from node.protocol.messages import AcceptorPage, AcceptorRecords, Enrol, Enrolment, HeldRecord, HistoryEntry, HistoryPage
+from node.protocol.messages import (
+    AcceptorPage,
+    AcceptorRecords,
+    Enrol,
+    Enrolment,
+    HeldRecord,
+    HistoryEntry,
+    HistoryPage,
+    TransportReply,
+    TransportRequest,
+)
 from node.protocol.rejoin import (
     Answered,
     Ask,
@@ -42,6 +52,8 @@ if TYPE_CHECKING:
     from tests.scenarios.cluster_node import Node
 
 HELLO_S = 1.0
+HEARTBEAT_S = 0.5
+"""Within which who is refused as older than what was seen of it is told so."""
 KNOCK_S = 0.5
 """Between hellos of a journal that knows nothing of its cluster yet."""
 RESTORE_PAUSE_S = 0.5
@@ -53,10 +65,13 @@ class Membership:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._seen: dict[NodeId, Life] = {}
+        self._arrived: dict[NodeId, Life] = {}
+        """The newest life that any message of a node carried, for the law and not for the node."""
         self._heard: dict[NodeId, tuple[str, Standing]] = {}
         self.machine: Rejoin | None = None
         self._wish = 0
         self._asked = False
+        self._heartbeat = False
 
     # ------------------------------------------------------------ the start
 
@@ -87,15 +102,20 @@ class Membership:
         peer.membership.counts(node.name, node.disk.life)
         seen = peer.membership._seen.get(node.name)
         delay_s = world.conditions.answer_delay()
-        node.after(delay_s, self._met, peer.name, peer.disk.life, peer.disk.standing, seen)
+        arrived = peer.membership._arrived.get(node.name)
+        node.after(delay_s, self._met, peer.name, peer.disk.life, peer.disk.standing, seen, arrived)
 
-    def _met(self, peer: NodeId, life: Life, standing: Standing, seen: Life | None) -> None:
+    def _met(self, peer: NodeId, life: Life, standing: Standing, seen: Life | None, arrived: Life | None) -> None:
         disk = self._node.disk
         self._heard[peer] = (life.journal, standing)
         if standing.state is not State.NEW:
             self.counts(peer, life)
         if seen is not None and disk.standing.state is State.MEMBER and (reason := disk.life.behind(seen)):
             self.lose(f"{peer} has seen more of it: {reason}")
+        elif disk.set_back and disk.standing.state is State.MEMBER and arrived is not None and disk.life.behind(arrived):
+            raise Broken(
+                f"the disk of {self._node.name} was set back, {peer} has had a later message of it, and nobody notices"
+            )
         elif not self._asked and len(self._heard) == len(self._others):
             self._consider()
 
@@ -122,8 +142,34 @@ class Membership:
         """From here on it answers nothing; the mark is durable."""
         node, disk = self._node, self._node.disk
         node.world.tell(node.name, f"must rejoin: {reason}")
+        was_open = node.open
+        if was_open:
+            node.crash()  # its machines are dropped with all they wait for
         disk.standing = replace(disk.standing, state=State.REJOINING, reason=reason)
-        self._rejoin()
+        if was_open:
+            node.start()
+        else:
+            self._rejoin()
+
+    def hears(self, sender: "Node", message: TransportRequest | TransportReply) -> bool:
+        """A message arrives: remember what it tells of its sender; False for an older life than was seen, which is refused."""
+        _, life = self._node.world.lives.get(id(message), (None, None))
+        if life is None:
+            return True
+        self._arrived[sender.name] = life.later(self._arrived.get(sender.name))
+        return self.counts(sender.name, life) or sender.membership.refused(self._node)
+
+    def refused(self, peer: "Node") -> bool:
+        """A message of this node was older than what ``peer`` has seen: the next heartbeat says so."""
+        node = self._node
+        if node.open and not self._heartbeat:
+            self._heartbeat = True
+            node.after(HEARTBEAT_S, self._beat, peer)
+        return False
+
+    def _beat(self, peer: "Node") -> None:
+        self._heartbeat = False
+        self._greet(peer, self._node.life)
 
     def counts(self, peer: NodeId, life: Life | None) -> bool:
         """Remember where ``peer`` stands; False for a life that is older than what was seen of it."""

@@ -55,7 +55,7 @@ class World:
         self.amnesia = amnesia
         """Whether disks are lost in this world: then nodes ask each other at every start what was seen of them (R4)."""
         self.lives: dict[int, tuple[object, Life]] = {}
-        """Where the sender's journal stood when each reply left."""
+        """Where the sender's journal stood when each message left."""
         self.unnoticed = self.rejoined = self.attempts = 0
         """Disks set back of which nobody in reach knew; nodes that came back; incarnations that were asked for."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
