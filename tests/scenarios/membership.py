@@ -113,9 +113,7 @@ class Membership:
         if seen is not None and disk.standing.state is State.MEMBER and (reason := disk.life.behind(seen)):
             self.lose(f"{peer} has seen more of it: {reason}")
         elif disk.set_back and disk.standing.state is State.MEMBER and arrived is not None and disk.life.behind(arrived):
-            raise Broken(
-                f"the disk of {self._node.name} was set back, {peer} has had a later message of it, and nobody notices"
-            )
+            raise Broken(f"{self._node.name} is set back, {peer} has had a later message of it, and nobody notices")
         elif not self._asked and len(self._heard) == len(self._others):
             self._consider()
 
