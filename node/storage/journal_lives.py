@@ -1,6 +1,6 @@
 """Whose life a journal is, what it is worth, and which lives of the other nodes it knows (R4): ``ports.Lives`` on SQLite.
 
-    life       one row: how often it was opened, acceptor records written, its standing (new, member, rejoining)
+    life       one row: how often it was opened, acceptor records and grants written, its standing (new, member, rejoining)
     enrolled   newer incarnations of other nodes, stored before they are granted
     seen       the newest life of each other node that was ever seen; written lazily
 
@@ -131,9 +131,17 @@ class SqliteLives:
         self._enrolled = dict(known)
 
     async def enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:
-        known = await self._submit(lambda db: _enrol(db, node, incarnation, life))
+        known = await self._submit(lambda db: self._enrol(db, node, incarnation, life))
         self._enrolled[node] = max(self._enrolled.get(node, FIRST), known[0])
         return Enrolment(incarnation > FIRST and known == (incarnation, life), known[0])
+
+    def _enrol(self, db: sqlite3.Connection, node: NodeId, incarnation: int, life: str) -> tuple[int, str]:
+        """A grant counts as a write: a journal that was set back before it is noticed by the others, as for a vote."""
+        changes = db.total_changes
+        known = _enrol(db, node, incarnation, life)
+        if db.total_changes != changes:
+            self.count(db)
+        return known
 
     async def keep_seen(self, seen: Mapping[NodeId, Life]) -> None:
         texts = [(str(node), msgspec.json.encode(life).decode()) for node, life in seen.items()]

@@ -70,6 +70,7 @@ class MemoryLives:
         known = self._enrolled.get(node, (FIRST, ""))
         if incarnation > known[0]:
             known = self._enrolled[node] = (incarnation, life)
+            self.count()  # a journal that was set back before a grant is noticed, as for a vote
         return Enrolment(incarnation > FIRST and known == (incarnation, life), known[0])
 
     async def forget(self, repository: RepoId) -> None:

@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Flip:
     offset: int
     before: int
     after: int
+    changed: list[str] = field(default_factory=list)
+    """Of a journal: which rows read differently, before the node starts."""
     outcome: str = ""
     found: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -166,7 +168,9 @@ class Flips:
                     shutil.copy2(each, kept)
             before, incarnation = rows(path), self.incarnations.get(node, 1)
             flip = self.flip(node, "journal" if target is path else "journal-wal", target)
-            changed = rows(path) != before
+            now = rows(path)
+            changed = now != before
+            flip.changed = _differences(before, now)
             if not self.start(node):
                 flip.found = [self.cluster.log(node).strip().splitlines()[-1][-300:]]
                 flip.outcome = "not started"
@@ -296,7 +300,7 @@ class Flips:
             "mattered": len(self.flips) - total["harmless"],
             "outcomes": dict(total),
             "by_kind": {kind: dict(counts) for kind, counts in sorted(by_kind.items())},
-            "missed": [vars(flip) for flip in self.flips if flip.outcome not in ("repaired", "rejoined", "harmless")],
+            "missed": [asdict(flip) for flip in self.flips if flip.outcome not in ("repaired", "rejoined", "harmless")],
         }
 
 
@@ -322,6 +326,17 @@ def rows(path: Path) -> Any:
                 return check, schema, {name: _table(db, name) for name in tables if name not in ("transactions", "seen")}
         except (sqlite3.Error, UnicodeDecodeError) as error:
             return str(error)
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    """A few words for each table that differs, or what SQLite says."""
+    if isinstance(now, str) or isinstance(before, str):
+        return [] if now == before else [str(now)[:200]]
+    words = [] if now[:2] == before[:2] else ["integrity check or schema"]
+    for name, old in before[2].items():
+        gone, new = sorted(set(old) - set(now[2].get(name, ()))), sorted(set(now[2].get(name, ())) - set(old))
+        words += [f"{name} lost: {row[:400]}" for row in gone[:3]] + [f"{name} reads: {row[:400]}" for row in new[:3]]
+    return words
 
 
 def _table(db: sqlite3.Connection, name: str) -> list[str]:

@@ -90,6 +90,18 @@ async def test_an_incarnation_is_granted_to_one_life_only(open_: Open) -> None:
     assert journal.lives.incarnations == ((B, 4),)
 
 
+async def test_a_grant_counts_as_a_write_so_that_others_notice_a_journal_that_has_lost_it(open_: Open) -> None:
+    journal = await open_()
+    before = journal.lives.life.writes
+    await journal.lives.enrol(B, 2, "one")
+    assert journal.lives.life.writes == before + 1
+    for incarnation, life in ((2, "one"), (2, "other"), (1, "one")):
+        await journal.lives.enrol(B, incarnation, life)
+    assert journal.lives.life.writes == before + 1, "a repetition writes nothing"
+    journal = await open_()
+    assert journal.lives.life.writes == before + 1
+
+
 async def test_what_was_seen_of_others_is_remembered(open_: Open) -> None:
     journal = await open_()
     life = Life(1, "journal", 2, "nonce", 7)
