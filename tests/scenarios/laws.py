@@ -5,7 +5,8 @@
   for one version, and a decided one is on a quorum of disks, fsynced, at that moment.
 * Acknowledged: on a quorum of disks at that moment, and in every voter's history at the end.
 * An id of a transaction names one change. Aborted: never committed; and none is in history twice, whatever ids its tries had.
-* A record never goes back; what a node once told anybody (a promise, a yes) is on its disk after any crash of that incarnation.
+* A record never goes back, and a change is accepted only on what is committed there (V2); what a node once told anybody (a
+  promise, a yes) is on its disk after any crash of that incarnation.
 * Reads: a served version is at least every version that was acknowledged to or read by anybody before the read began, and is
   committed. Versions are totally ordered and every change is one version, so this is linearizability of the whole history.
 
@@ -61,6 +62,9 @@ class Laws:
         back = after.promised < before.promised or after.accepted_ballot < before.accepted_ballot
         if back or after.committed.version < before.committed.version:
             raise Broken(f"the record of {node} went back: {before} became {after}")
+        accepted = after.accepted
+        if accepted is not None and accepted is not before.accepted and accepted.base != before.committed:
+            raise Broken(f"{node} accepts on {accepted.base}, and stands at {before.committed}")
 
     def said(self, node: NodeId, incarnation: int, reply: TransportReply) -> None:
         """A reply leaves ``node``."""

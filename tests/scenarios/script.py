@@ -5,6 +5,7 @@ for readers. Messages take 10 ms, a write to a journal 1 ms, direct questions 5 
 
     cluster 3 [all] [amnesia]     three voters, the repository at version 1 everywhere, nobody owns it; quorum; disks may die
     wipe NODE                     it dies and its disk is lost; start it again, and it has to rejoin (R4)
+    snapshot NODE / restore NODE  copy its disk / it dies, and the copy is put back: it remembers less than it has said
     push NODE TXN BRANCH OLD NEW [pack]     a, b … are git commits, - is none
     run SECONDS                   let time pass
     drop|hold|double KIND FROM TO [COUNT]   the next COUNT (1) messages of that kind are lost, kept back, or come twice
@@ -12,6 +13,7 @@ for readers. Messages take 10 ms, a write to a journal 1 ms, direct questions 5 
     crash NODE [before WHAT]      now, or before it performs its next effect of that name (decide, send commit, reply vote …)
     start NODE / cut NODE / heal  a crashed node begins a new life / a node reaches nobody / everybody reaches everybody
     suspect NODE [NODE …]         the first believes the others to be dead (nobody: it trusts all again)
+    calm                          every rule is forgotten and everybody reaches everybody
     withhold NODE / supply NODE   the node gets no objects of anybody / gets them again
     read NODE                     a linearizable read
     state                         every journal
@@ -98,6 +100,11 @@ class Script:
         self._stage = Stage()
         self._world: World | None = None
         self._said: list[str] = []
+        self._snapshots: dict[NodeId, Disk] = {}
+
+    @property
+    def said(self) -> list[str]:
+        return self._said
 
     def play(self, text: str) -> str:
         """The same text, with what happened this time."""
@@ -114,7 +121,7 @@ class Script:
                     break
             for command in block:
                 if command and not command.startswith("#"):
-                    self._do(command)
+                    self.do(command)
             block = []
             out += ["----", *(self._said or ["(nothing)"]), ""]
             self._said = []
@@ -127,7 +134,7 @@ class Script:
         assert self._world is not None, "a script begins with 'cluster'"
         return self._world
 
-    def _do(self, command: str) -> None:
+    def do(self, command: str) -> None:
         name, *words = command.split()
         doing: Callable[..., Any] = getattr(self, f"_do_{name}")
         doing(*words)
@@ -150,6 +157,17 @@ class Script:
         life = new_life(f"{name} of {world.now}")
         node.disk = Disk(Register(REPOSITORY, world.voters), life=life, standing=Standing(State.NEW))
         world.tell(node.name, "DISK LOST")
+
+    def _do_snapshot(self, name: str) -> None:
+        self._snapshots[NodeId(name)] = self.world.nodes[NodeId(name)].disk.copy()
+
+    def _do_restore(self, name: str) -> None:
+        node = self.world.nodes[NodeId(name)]
+        if node.up:
+            node.crash()
+        self.world.laws.destroyed(node.name, node.disk)
+        node.disk = self._snapshots.pop(node.name)
+        self.world.tell(node.name, "DISK SET BACK")
 
     def _do_push(self, node: str, txn: str, branch: str, old: str, new: str, packed: str = "") -> None:
         self._say(self.world.now, NodeId(node), f"push {txn}: {branch} {old} → {new}")
@@ -191,6 +209,11 @@ class Script:
 
     def _do_heal(self) -> None:
         self._stage.away.clear()
+
+    def _do_calm(self) -> None:
+        self._stage.rules.clear()
+        self._stage.crash_before.clear()
+        self._do_heal()
 
     def _do_suspect(self, node: str, *others: str) -> None:
         self._say(self.world.now, NodeId(node), f"suspects {', '.join(others) or 'nobody'}")

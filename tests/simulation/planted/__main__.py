@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="processor time for each mutation")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=None, metavar="NAME")
+    parser.add_argument("--random-only", action="store_true", help="no directed stories")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
@@ -29,10 +30,11 @@ def main() -> int:
         first=options.first,
         workers=options.workers,
         seconds_max=options.seconds,
+        stories=not options.random_only,
         told=None if quiet else lambda find: say(line(find)),
     )
     if options.json:
-        rows = [{"name": f.name, "schedules": f.schedules, "seed": f.seed, "broken": f.broken} for f in finds]
+        rows = [{"name": f.name, "schedules": f.schedules, "seed": f.seed, "story": f.story, "broken": f.broken} for f in finds]
         json.dump(rows, sys.stdout, indent=2)
         sys.stdout.write("\n")
     elif options.markdown:
@@ -50,7 +52,8 @@ def say(text: str) -> None:
 
 def line(find: Find) -> str:
     count = "SURVIVED" if find.survived else "found"
-    return f"{find.name:40} {count:8} {find.schedules:>6} schedules {find.seconds:6.1f} s  {law(find)[:110]}"
+    tries = f"story: {find.story}" if find.story else f"{find.schedules:>6} schedules"
+    return f"{find.name:40} {count:8} {tries:27} {find.seconds:6.1f} s  {law(find)[:110]}"
 
 
 def law(find: Find) -> str:
@@ -63,7 +66,9 @@ def markdown(finds: list[Find]) -> str:
     for find in finds:
         mutation = named(find.name)
         rule = f"**{mutation.rule}**" if mutation.bold else mutation.rule
-        count = f"survived {find.schedules}" if find.survived else str(find.schedules)
+        count = (
+            f"survived {find.schedules}" if find.survived else f"story “{find.story}”" if find.story else str(find.schedules)
+        )
         seen = law(find).replace("|", "/").replace("\n", " ")[:90]
         rows.append(f"| `{find.name}` | {rule} | {mutation.removes} | {count} | {seen} |")
     return "\n".join(rows) + "\n"

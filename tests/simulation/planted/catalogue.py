@@ -1,7 +1,7 @@
 """The catalogue: every rule in bold of replication.md taken out of the real core, and other mistakes that one could make.
 
 Each is a small change of the text of one method (``planting.py``). ``hunt.py`` says how many schedules it takes until a law is
-broken. Where a mutation changes a test cluster instead of the core, the rule is one that ``node/replica.py``, ``reading.py``,
+broken; where a mutation names a story, that one breaks first. Where a mutation changes a test cluster instead of the core, the rule is one that ``node/replica.py``, ``reading.py``,
 ``membership.py``, ``restoring.py`` or the journal keeps, whose part ``tests/scenarios`` plays.
 """
 # ruff: noqa: E501 - the text of a method is not wrapped
@@ -179,6 +179,7 @@ DISK = (
             ),
         ),
         profile="late",
+        story="stage in use",
     ),
 )
 
@@ -285,6 +286,7 @@ VOTER = (
             ),
         ),
         profile="late",
+        story="base of another",
     ),
     Mutation(
         "old_base_accepted",
@@ -520,6 +522,7 @@ COORDINATOR = (
         bold=True,
         schedule="a change survives on a voter outside the majority",
         profile="takeover",
+        story="nothing found",
     ),
     Mutation(
         "late_votes_counted",
@@ -774,6 +777,7 @@ PROOF = (
             ),
             rewritten(Learner, "_page", ("peer.disk.register.position.version > here.version and", "True and")),
         ),
+        story="history unproved",
     ),
 )
 
@@ -821,6 +825,7 @@ REJOINING = (
         bold=True,
         schedule="B votes, is wiped, rejoins empty; A counts B's old vote",
         profile="amnesia",
+        story="old vote",
     ),
     Mutation(
         "voters_do_not_tell_incarnations",
@@ -831,6 +836,21 @@ REJOINING = (
             replaced(Membership, "counts", _only_remember),
         ),
         profile="amnesia",
+        story="old vote",
+    ),
+    Mutation(
+        "requests_tell_no_life",
+        "R4",
+        "every message tells where its sender's journal stands: a coordinator's own vote rides in its requests (found by a seed)",
+        (
+            rewritten(
+                Node,
+                "_stamp",
+                ("if self.world.amnesia:", "if self.world.amnesia and not isinstance(message, TransportRequest):"),
+            ),
+        ),
+        profile="amnesia",
+        story="coordinator set back",
     ),
     Mutation(
         "rejoined_from_one_member",
@@ -865,6 +885,7 @@ REJOINING = (
         "promised becomes the highest reported",
         (rewritten(RejoinOp, "on", ("promised = max(record.promised, self.promised,", "promised = max(record.promised,")),),
         profile="amnesia",
+        story="promise taken over",
     ),
     Mutation(
         "rejoined_without_accepted",
@@ -878,6 +899,7 @@ REJOINING = (
             ),
         ),
         profile="amnesia",
+        story="accepted taken over",
     ),
     Mutation(
         "rejoined_with_the_lowest_accepted",
@@ -891,6 +913,7 @@ REJOINING = (
             ),
         ),
         profile="amnesia",
+        story="highest taken over",
     ),
     Mutation(
         "rejoined_without_history",
@@ -951,6 +974,7 @@ LIVENESS = (
                 ("else self._proposal.resend_at)", "else now + 5.0)"),
             ),
         ),
+        story="found and lost",
     ),
     Mutation(
         "doubt_not_settled",

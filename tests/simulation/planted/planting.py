@@ -50,6 +50,8 @@ class Mutation:
     """What goes wrong then, as replication.md says it in brackets."""
     profile: str = ""
     """The profile of schedules (``faults.py``) that goes where this rule matters; all of them if empty."""
+    story: str = ""
+    """The directed story (``stories.py``) that breaks without this rule, where random schedules seldom do."""
 
     @contextmanager
     def planted(self) -> Iterator[None]:

@@ -2,9 +2,11 @@
 
 import pytest
 
+from tests.scenarios.laws import Broken
 from tests.simulation.planted.catalogue import CATALOGUE
 from tests.simulation.planted.hunt import hunt, named
 from tests.simulation.planted.planting import Mutation
+from tests.simulation.planted.stories import STORIES, play
 
 QUICK = (
     "late_write_takes_the_promise_back",
@@ -44,6 +46,21 @@ SECONDS_MAX = 15.0
 def test_a_planted_bug_is_found(name: str) -> None:
     find = hunt(named(name), BOUND, seconds_max=SECONDS_MAX)
     assert not find.survived, f"{name} survived {find.schedules} schedules"
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_directed_story_ends_well(name: str) -> None:
+    play(name)
+
+
+@pytest.mark.parametrize("mutation", [m for m in CATALOGUE if m.story], ids=lambda mutation: mutation.name)
+def test_a_planted_bug_breaks_its_story(mutation: Mutation) -> None:
+    with mutation.planted(), pytest.raises(Broken):
+        play(mutation.story)
+
+
+def test_every_story_is_needed() -> None:
+    assert {m.story for m in CATALOGUE if m.story} == set(STORIES)
 
 
 @pytest.mark.parametrize("mutation", CATALOGUE, ids=lambda mutation: mutation.name)
