@@ -339,7 +339,6 @@ class Schedule:
             if node.up and (node.disk.failed or name in dead):
                 node.crash()
             if name in live:
-                node.paused_until = min(node.paused_until, world.now)
                 weather.restart(world, name)
         for name in live:
             if world.nodes[name].open:
@@ -366,6 +365,8 @@ class Schedule:
         first = nodes[0].disk.register
         for node in nodes:
             disk = node.disk
+            if node.paused_until > self.world.now:
+                return f"{node.name} stands still"  # a pause runs its time: what waits in it must keep its order
             if not node.open:
                 return f"{node.name} is not back: {disk.standing}, {node.membership.machine!r}"
             if disk.tail or disk.record.in_doubt is not None or disk.register.position != first.position:

@@ -1009,6 +1009,7 @@ LIVENESS = (
         "C4",
         "a decision, once counted, is made (found by a seed)",
         (rewritten(Coordinator, "_on_refused", ("(*_BETWEEN_CLAIMS, State.DECIDING)", "_BETWEEN_CLAIMS")),),
+        story="refused while deciding",
     ),
     Mutation(
         "certificate_needed_for_every_change",

@@ -214,6 +214,24 @@ STORIES: dict[str, str] = {
         run 8
         settled
     """,
+    # node-1 has counted node-2's yes and writes its decision; then node-3's refusal arrives. The decision is made all the
+    # same, and node-2 hears of it at once, not when it asks two deadlines later.
+    "refused while deciding": """
+        cluster 3
+        drop claim node-3 node-1 99
+        drop claim node-3 node-2 99
+        hold refused node-3 node-1
+        push node-1 t1 main - a
+        run 0.024
+        push node-3 t2 topic - b
+        run 0.0205
+        release
+        run 0.001
+        crash node-3
+        run 0.5
+        settled
+        start node-3
+    """,
     # node-2 decides t1 with its own vote and node-3's, and is set back to before. node-3 has heard of its acceptance with the
     # prepare only; else node-1 and node-2 decide another change.
     "coordinator set back": """
