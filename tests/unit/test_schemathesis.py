@@ -26,8 +26,20 @@ from tests.unit.fake_service import FakeService, make_config
 
 load_all_checks()
 SERVER_ERRORS = CHECKS.get_one("not_a_server_error")
+
+
+def no_server_error_but_a_version_not_reached(ctx: Any, response: Any, case: Any) -> bool | None:
+    """A client may have seen a version that this node has not: that is no fault of the node, and says when to come again."""
+    asked = any(name.lower() == "x-gitquorum-min-version" for name in case.headers or {})
+    if asked and response.status_code == 503 and response.json()["type"] == "/problems/version-not-reached":
+        assert int(response.headers["retry-after"][0]) > 0
+        return None
+    verdict: bool | None = SERVER_ERRORS(ctx, response, case)
+    return verdict
+
+
 EXPECTED = [
-    SERVER_ERRORS,
+    no_server_error_but_a_version_not_reached,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
