@@ -12,6 +12,7 @@ import threading
 import time
 
 from bench.lab import Lab, lab, machine, spread, tell, wait
+from node.command import docker
 from node.command.brokers import Broker
 from node.command.drill_load import Lane
 from node.command.drill_push import Fate
@@ -28,7 +29,7 @@ def main() -> int:
     ways: dict[str, list[float]] = {"kill": [], "stop": []}
     slowest_refusal = 0.0
     refused = lost = 0
-    with lab(options.broker) as cluster:
+    with lab(options.broker, image=options.image) as cluster:
         for number in range(options.rounds):
             way = ("kill", "stop")[number % 2]
             seconds, failed, slowest, missing = _round(cluster, number, way)
@@ -103,6 +104,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How soon pushes get through again when the broker is back.")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--broker", default="local", help="local or docker")
+    parser.add_argument("--image", default=docker.IMAGE, help="RabbitMQ's, with --broker docker")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from node.command import brokers, processes
+from node.command import brokers, docker, processes
 from node.command.client import LOCAL, NodeSilent, request
 from node.command.down import down
 from node.command.drill_doubts import History
@@ -123,14 +123,14 @@ class Lab:
 
 
 @contextmanager
-def lab(broker: str = "direct", nodes: int = 3) -> Iterator[Lab]:
-    """A fresh cluster; ended and removed afterwards."""
+def lab(broker: str = "direct", nodes: int = 3, image: str = docker.IMAGE) -> Iterator[Lab]:
+    """A fresh cluster; ended and removed afterwards. ``image`` is RabbitMQ's, where the broker runs in Docker."""
     with tempfile.TemporaryDirectory(prefix="gitquorum-lab-") as folder:
         home, output = Home(Path(folder) / "state"), Output(as_json=True)
         first = random.randrange(20_001, 30_000, 10)  # two of these may start side by side
         base = next(port for port in range(first, 32_000, 10) if all(is_free(port + number) for number in range(nodes)))
         try:
-            up(home, Wish(nodes, base, broker), output)
+            up(home, Wish(nodes, base, broker, image), output)
             made = Lab(home, home.load())
             made.wait_well()
             yield made

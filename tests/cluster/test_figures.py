@@ -61,7 +61,8 @@ def test_every_node_takes_pushes_again_when_the_broker_is_back() -> None:
     source = sources().own
     if source is None:
         pytest.skip(sources().missing())
-    seen = bench("broker_back", "--rounds", "1", "--broker", source.kind)
+    image = ("--image", source.image) if source.image else ()
+    seen = bench("broker_back", "--rounds", "1", "--broker", source.kind, *image)
     assert seen["of"] == 3
     assert seen["refused_meanwhile"] > 0, "the broker was gone"
     assert seen["lost"] == 0
