@@ -37,6 +37,8 @@ FAST = {"GITQUORUM_SCRUB_BYTES_PER_S": "1000000000"}
 KINDS = {"journal": 5, "pack": 3, "idx": 3, "loose ref": 3, "packed-refs": 3, "HEAD": 1, "config": 1, "multi-pack-index": 1}
 """How often each kind of file is chosen, against the others."""
 
+DROPPED_BY_MARKS = ("inline_packs", "pack_uses")
+
 LOOKED_S = 60.0
 BACK_S = 60.0
 
@@ -169,7 +171,7 @@ class Flips:
             before, incarnation = rows(path), self.incarnations.get(node, 1)
             flip = self.flip(node, "journal" if target is path else "journal-wal", target)
             now = rows(path)
-            changed = now != before
+            changed = _changed(before, now)
             flip.changed = _differences(before, now)
             if not self.start(node):
                 flip.found = [self.cluster.log(node).strip().splitlines()[-1][-300:]]
@@ -326,6 +328,16 @@ def rows(path: Path) -> Any:
                 return check, schema, {name: _table(db, name) for name in tables if name not in ("transactions", "seen")}
         except (sqlite3.Error, UnicodeDecodeError) as error:
             return str(error)
+
+
+def _changed(before: Any, now: Any) -> bool:
+    """Whether anything differs that no crash may forget. A pack that was dropped once its repository was synced may be back:
+    that it was dropped is a mark like the others, and the next start syncs again."""
+    if isinstance(now, str) or isinstance(before, str):
+        return bool(now != before)
+    lost = any(set(old) - set(now[2].get(name, ())) for name, old in before[2].items())
+    new = any(set(each) - set(before[2].get(name, ())) for name, each in now[2].items() if name not in DROPPED_BY_MARKS)
+    return lost or new or before[:2] != now[:2]
 
 
 def _differences(before: Any, now: Any) -> list[str]:
