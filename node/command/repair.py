@@ -18,6 +18,9 @@ def repair(home: Home, name: str, node_name: str, output: Output, *, yes: bool) 
     """A dry run unless ``yes``."""
     node = home.load().node(node_name)
     path = f"/repair/{quote(str(parse(name)))}"
+    known = get(node.url, f"/repos/{quote(str(parse(name)))}/replicas", local=True)
+    if known.status == 404:  # nothing is damaged of what never was
+        raise refuse(known, f"{name} on {node.id}")
     if not yes:
         answer = get(node.url, path, TIMEOUT_S)
         if not answer.ok:
