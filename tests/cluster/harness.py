@@ -247,10 +247,19 @@ class Cluster:
                 self.kill(node)
         if self._broker_tainted:
             self.broker_start()
+        for node in NODES:
+            if self._alarmed(node):  # a node tells of an alarm until it is started again
+                self.kill(node)
         if self._tainted or not self.ready():
             self.up()
             self._tainted.clear()
         self._marks = {node: self._log(node).stat().st_size for node in NODES}
+
+    def _alarmed(self, node: int) -> bool:
+        try:
+            return bool(self.get(node, "/health").body["problem"].startswith("alarm"))
+        except NodeSilent:
+            return False
 
     def ready(self) -> bool:
         """Whether every node has a write quorum and every peer in reach."""
