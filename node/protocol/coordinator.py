@@ -120,9 +120,10 @@ class Coordinator:
                 self._count(now)
             case _:
                 pass
-        self._on_time(now)
-        self._work(now)
-        self._wake(now)
+        if self.busy:
+            self._on_time(now)
+            self._work(now)
+            self._wake(now)
         out, self._out = self._out, []
         return out
 

@@ -47,19 +47,19 @@ class Register:
         """The value after ``change``, which must stand on this position."""
         if change.base != self.position:
             raise ValueError(f"{change.base} is not where {self.repository} stands ({self.position})")
-        after = replace(self, position=change.position)
+        at = change.position
         if change.kind is ChangeKind.CREATE:
             assert change.voters is not None
             head = change.requests[0].head or DEFAULT_HEAD
-            return replace(after, exists=True, name=change.name, head=head, refs=EMPTY, voters=change.voters)
+            return replace(self, position=at, exists=True, name=change.name, head=head, refs=EMPTY, voters=change.voters)
         if change.kind is ChangeKind.DELETE:
-            return replace(after, exists=False, refs=EMPTY, floor=change.position.version)
+            return replace(self, position=at, exists=False, refs=EMPTY, floor=at.version)
         head = self.head
         refs = dict(self.refs)
         for request in change.requests:
             _update(refs, request.updates)
             head = request.head or head
-        return replace(after, head=head, refs=MappingProxyType(refs))
+        return replace(self, position=at, head=head, refs=MappingProxyType(refs))
 
     def refuses(self, change: Change) -> str | None:
         """Why ``change`` cannot stand on this value, or ``None``: what a voter checks before its yes (V2)."""

@@ -116,7 +116,8 @@ class Disk:
 
     def _take(self, done: Pending) -> None:
         self.record, self.register = done.record, done.register
-        self.life = replace(self.life, writes=self.life.writes + 1)
+        life = self.life
+        self.life = Life(life.incarnation, life.journal, life.boot, life.nonce, life.writes + 1)
         if done.stage is not None:
             self.keep(*done.stage)
         if done.entry is not None:
