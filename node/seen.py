@@ -10,7 +10,7 @@ import structlog
 
 from node.ports import Lives, StorageError
 from node.protocol.ids import NodeId
-from node.protocol.standing import Life
+from node.protocol.standing import Life, weighed
 
 log = structlog.get_logger()
 
@@ -33,13 +33,11 @@ class SeenLives:
         if life is None:
             return True
         known = self._seen.get(node)
-        if known is not None and life.answers_behind(known):
-            return False
-        newest = life.later(known)
+        counts, newest = weighed(known, life)
         if newest != known:
             self._seen[node] = newest
             self._unkept.add(node)
-        return True
+        return counts
 
     async def run(self) -> None:
         """Keep what is new, now and then; ends when cancelled."""

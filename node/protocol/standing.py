@@ -12,7 +12,7 @@ Not guaranteed: a disk set back in time is noticed only if somebody in reach rem
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from node.protocol.ids import NodeId
@@ -20,7 +20,7 @@ from node.protocol.ids import NodeId
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Where a journal stands. Within one incarnation everything but ``nonce`` only grows."""
+    """Where a journal stands. Within one incarnation ``boot``, ``writes`` and ``began`` only grow."""
 
     incarnation: int
     journal: str
@@ -31,6 +31,11 @@ class Life:
     """Random, made by the process that counted ``boot``: two processes on copies of one disk count alike."""
     writes: int
     """Acceptor records written so far (promises, acceptances, commits), durable ones only."""
+    began: int = 0
+    """How many of them it held when ``boot`` was counted: an earlier start that had told of more was set back in between."""
+    lost: bool = False
+    """Never said by the node itself: two of its starts contradict each other (``weighed``), so nothing that this incarnation
+    says counts any more."""
 
     def behind(self, seen: "Life") -> str:
         """Why this life of a node is older than another one of it, ``seen`` earlier; empty when it is not."""
@@ -39,6 +44,8 @@ class Life:
             return f"incarnation {seen.incarnation} of it is known, this one is {self.incarnation}" if newer else ""
         if seen.journal != self.journal:
             return f"incarnation {seen.incarnation} was journal {seen.journal}, not {self.journal}"
+        if seen.lost or self.lacks(seen):
+            return f"{seen.writes} writes of its journal were seen before its start {self.boot}, which found {self.began}"
         if seen.writes > self.writes:
             return f"{seen.writes} writes of its journal were seen, it holds {self.writes}"
         if seen.boot > self.boot:
@@ -46,6 +53,11 @@ class Life:
         if seen.boot == self.boot and seen.nonce != self.nonce:
             return f"another process counted start {seen.boot} of the same journal"
         return ""
+
+    def lacks(self, earlier: "Life") -> bool:
+        """Whether this start of the same journal found less than an earlier start had told of: the disk was set back."""
+        same = (earlier.incarnation, earlier.journal) == (self.incarnation, self.journal)
+        return same and earlier.boot < self.boot and earlier.writes > self.began
 
     def answers_behind(self, seen: "Life") -> str:
         """The same of an answer: within one start, an answer that was long under way shows fewer writes, and is as good."""
@@ -55,13 +67,29 @@ class Life:
             self.boot,
             self.nonce,
         )
-        return "" if same else self.behind(seen)
+        return "" if same and not seen.lost else self.behind(seen)
 
     def later(self, other: "Life | None") -> "Life":
         """Whichever of two lives of one node is the newer one."""
         if other is None or (other.incarnation, other.boot, other.writes) <= (self.incarnation, self.boot, self.writes):
             return self
         return other
+
+
+def weighed(known: Life | None, heard: Life) -> tuple[bool, Life]:
+    """Whether what a node says in the life ``heard`` counts, and what to remember of that node from now on.
+
+    A late message of an earlier start does not count, and may still prove that the disk was set back before the later one. It
+    stays proved, whatever the node writes from then on, until it has a newer incarnation.
+    """
+    if known is None:
+        return True, heard
+    if known.lacks(heard) or heard.lacks(known):
+        later = heard.later(known)
+        return False, replace(later, writes=max(known.writes, heard.writes), lost=True)
+    if heard.answers_behind(known):
+        return False, known
+    return True, heard.later(known)
 
 
 class State(Enum):

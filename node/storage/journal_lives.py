@@ -33,12 +33,12 @@ RECORDS_PAGE_BYTES_MAX = 16 * 1024**2
 """Accepted changes of one page of records, as text; at least one record is in a page."""
 
 TABLES = """
--- how often the journal was opened and by which process last, acceptor records written, and what it is worth (R4); sum is over
--- this row but for writes, and over all that is enrolled
+-- how often the journal was opened and by which process last, acceptor records written, now and when that process began, and
+-- what it is worth (R4); sum is over this row but for writes, and over all that is enrolled
 CREATE TABLE life (
     one INTEGER PRIMARY KEY CHECK (one = 1), boot INTEGER NOT NULL, nonce TEXT NOT NULL, writes INTEGER NOT NULL,
-    state TEXT NOT NULL, founders TEXT NOT NULL, reason TEXT NOT NULL, since_ms INTEGER NOT NULL, tried INTEGER NOT NULL,
-    sum INTEGER NOT NULL
+    began INTEGER NOT NULL, state TEXT NOT NULL, founders TEXT NOT NULL, reason TEXT NOT NULL, since_ms INTEGER NOT NULL,
+    tried INTEGER NOT NULL, sum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE enrolled (node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, life TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE seen (node TEXT PRIMARY KEY, life TEXT NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -52,7 +52,7 @@ def create(db: sqlite3.Connection) -> None:
     """With the other tables, in one transaction."""
     for statement in TABLES.split(";\n"):
         db.execute(statement)
-    db.execute("INSERT INTO life VALUES (1, 0, '', 0, ?, '[]', '', 0, 0, 0)", (State.NEW.value,))
+    db.execute("INSERT INTO life VALUES (1, 0, '', 0, 0, ?, '[]', '', 0, 0, 0)", (State.NEW.value,))
     _seal(db)
 
 
@@ -64,9 +64,9 @@ def count_start(db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM enrolled")
         since_ms = time.time_ns() // 1_000_000
         row = (State.REJOINING.value, DAMAGED, since_ms)
-        db.execute("INSERT OR IGNORE INTO life VALUES (1, 0, '', 0, '', '[]', '', 0, 0, 0)")
+        db.execute("INSERT OR IGNORE INTO life VALUES (1, 0, '', 0, 0, '', '[]', '', 0, 0, 0)")
         db.execute("UPDATE life SET state = ?, founders = '[]', reason = ?, since_ms = ?, tried = 0", row)
-    db.execute("UPDATE life SET boot = boot + 1, nonce = ?", (secrets.token_hex(8),))
+    db.execute("UPDATE life SET boot = boot + 1, nonce = ?, began = writes", (secrets.token_hex(8),))
     _seal(db)
     db.execute("COMMIT")
 
@@ -79,7 +79,7 @@ def mark_lost(db: sqlite3.Connection, reason: str, at_ms: int) -> None:
 
 
 def _sum(db: sqlite3.Connection) -> int:
-    row = db.execute("SELECT boot, nonce, state, founders, reason, since_ms, tried FROM life").fetchone() or ()
+    row = db.execute("SELECT boot, nonce, began, state, founders, reason, since_ms, tried FROM life").fetchone() or ()
     enrolled = db.execute("SELECT node, incarnation, life FROM enrolled ORDER BY node").fetchall()
     return row_sum("life", *row, *(column for each in enrolled for column in each))
 
@@ -173,8 +173,8 @@ class SqliteLives:
 
 def read_life(db: sqlite3.Connection, journal: str) -> Life:
     (incarnation,) = db.execute("SELECT incarnation FROM identity").fetchone()
-    boot, nonce, writes = db.execute("SELECT boot, nonce, writes FROM life").fetchone()
-    return Life(incarnation, journal, boot, nonce, writes)
+    boot, nonce, writes, began = db.execute("SELECT boot, nonce, writes, began FROM life").fetchone()
+    return Life(incarnation, journal, boot, nonce, writes, began)
 
 
 def read_standing(db: sqlite3.Connection) -> Standing:

@@ -22,7 +22,7 @@ from node.storage.journal_rows import row_sum
 
 FOLDER_NAME = ".journal"
 FILE_NAME = "journal.sqlite"
-SCHEMA = 3
+SCHEMA = 4
 BUSY_TIMEOUT_S = 5.0
 CHECKPOINT_PAGES = 4000
 """16 MiB of log before it is copied back: SQLite's 1,000 puts the two extra fsyncs of a checkpoint on more pushes."""

@@ -33,7 +33,7 @@ class MemoryLives:
     def next_start(self) -> None:
         """Another process opens the journal."""
         boot = self.life.boot + 1
-        self.life = replace(self.life, boot=boot, nonce=f"{self.life.journal}, start {boot}")
+        self.life = replace(self.life, boot=boot, nonce=f"{self.life.journal}, start {boot}", began=self.life.writes)
 
     def count(self) -> None:
         """An acceptor record was written."""

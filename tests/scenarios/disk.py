@@ -117,7 +117,7 @@ class Disk:
     def _take(self, done: Pending) -> None:
         self.record, self.register = done.record, done.register
         life = self.life
-        self.life = Life(life.incarnation, life.journal, life.boot, life.nonce, life.writes + 1)
+        self.life = Life(life.incarnation, life.journal, life.boot, life.nonce, life.writes + 1, life.began)
         if done.stage is not None:
             self.keep(*done.stage)
         if done.entry is not None:

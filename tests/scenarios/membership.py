@@ -44,7 +44,7 @@ from node.protocol.rejoin import (
     Restored,
 )
 from node.protocol.rejoin_states import Step
-from node.protocol.standing import Life, Lost, Standing, State, founding
+from node.protocol.standing import Life, Lost, Standing, State, founding, weighed
 from tests.scenarios.laws import Broken
 from tests.scenarios.values import REPOSITORY
 
@@ -66,7 +66,7 @@ class Membership:
         self._node = node
         self._seen: dict[NodeId, Life] = {}
         self._arrived: dict[NodeId, Life] = {}
-        """The newest life that any message of a node carried, for the law and not for the node."""
+        """The life with the most writes that any message of a node carried, for the law and not for the node."""
         self._heard: dict[NodeId, tuple[str, Standing]] = {}
         self.machine: Rejoin | None = None
         self._wish = 0
@@ -77,7 +77,8 @@ class Membership:
 
     def start(self) -> None:
         node, disk = self._node, self._node.disk
-        disk.life = replace(disk.life, boot=disk.life.boot + 1, nonce=f"{node.name} life {node.life}")
+        life = disk.life
+        disk.life = replace(life, boot=life.boot + 1, nonce=f"{node.name} life {node.life}", began=life.writes)
         if not node.world.amnesia:
             node.begin()
         elif disk.standing.state is State.REJOINING:
@@ -112,10 +113,15 @@ class Membership:
             self.counts(peer, life)
         if seen is not None and disk.standing.state is State.MEMBER and (reason := disk.life.behind(seen)):
             self.lose(f"{peer} has seen more of it: {reason}")
-        elif disk.set_back and disk.standing.state is State.MEMBER and arrived is not None and disk.life.behind(arrived):
+        elif disk.set_back and disk.standing.state is State.MEMBER and self._had_more(arrived):
             raise Broken(f"{self._node.name} is set back, {peer} has had a later message of it, and nobody notices")
         elif not self._asked and len(self._heard) == len(self._others):
             self._consider()
+
+    def _had_more(self, arrived: Life | None) -> bool:
+        """Whether that message was sent before this disk was set back, by what the world knows: it began with less."""
+        life = self._node.disk.life
+        return arrived is not None and (arrived.incarnation, arrived.writes) > (life.incarnation, life.began)
 
     def _consider(self) -> None:
         """Everybody was waited for long enough."""
@@ -154,7 +160,9 @@ class Membership:
         _, life = self._node.world.lives.get(id(message), (None, None))
         if life is None:
             return True
-        self._arrived[sender.name] = life.later(self._arrived.get(sender.name))
+        known = self._arrived.get(sender.name)
+        if known is None or (life.incarnation, life.writes) > (known.incarnation, known.writes):
+            self._arrived[sender.name] = life
         return self.counts(sender.name, life) or sender.membership.refused(self._node)
 
     def refused(self, peer: "Node") -> bool:
@@ -174,11 +182,8 @@ class Membership:
         return life is None or not self._node.world.amnesia or self.counted(peer, life)
 
     def counted(self, peer: NodeId, life: Life) -> bool:
-        known = self._seen.get(peer)
-        if known is not None and life.answers_behind(known):
-            return False
-        self._seen[peer] = life.later(known)
-        return True
+        counts, self._seen[peer] = weighed(self._seen.get(peer), life)
+        return counts
 
     @property
     def _others(self) -> list["Node"]:

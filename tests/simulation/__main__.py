@@ -32,13 +32,18 @@ def main() -> int:
 
 
 class Progress:
-    """One line, again and again; every ten seconds where nobody looks."""
+    """One line, again and again; every ten seconds where nobody looks. What is broken is told at once."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
         self._said_at = 0.0
+        self._broken: set[int] = set()
 
     def __call__(self, report: Report) -> None:
+        for seed, text in report.failures:
+            if seed not in self._broken:
+                self._broken.add(seed)
+                sys.stderr.write(f"\nBROKEN {text[:400]}\n  replay: {replay_command(seed)}\n")
         terminal = sys.stdout.isatty()
         if time.monotonic() - self._said_at < (0.5 if terminal else 10.0):
             return

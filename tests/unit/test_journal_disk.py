@@ -131,7 +131,7 @@ async def test_notes_ride_along_and_never_cost_a_push_an_fsync(journal: SqliteJo
 
 
 async def test_notes_are_written_soon_when_nothing_else_is(tmp_path: Path) -> None:
-    journal = open_(tmp_path, linger_s=0.02)
+    journal = open_(tmp_path, linger_s=0.3)
     try:
         await journal.write(commit(create()), members=MEMBERS, at_ms=1)
         for _ in range(50):

@@ -51,9 +51,9 @@ async def test_every_durable_write_of_a_record_is_counted_once(open_: Open) -> N
     journal = await open_()
     for op in (promise(ballot(1)), promise(ballot(1)), accept(ballot(1, 1), create()), commit(create())):
         await journal.write(op, members=MEMBERS, at_ms=1)
-    assert journal.lives.life.writes == 3  # a repeated promise writes nothing
+    assert (journal.lives.life.writes, journal.lives.life.began) == (3, 0)  # a repeated promise writes nothing
     journal = await open_()
-    assert journal.lives.life.writes == 3
+    assert (journal.lives.life.writes, journal.lives.life.began) == (3, 3)
 
 
 async def test_a_journal_is_new_until_it_is_a_members_and_the_first_reason_to_rejoin_is_kept(open_: Open) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from node.protocol.ids import NodeId
-from node.protocol.standing import Found, Life, Lost, Standing, State, Undecided, founding
+from node.protocol.standing import Found, Life, Lost, Standing, State, Undecided, founding, weighed
 
 A, B, C = NodeId("node-1"), NodeId("node-2"), NodeId("node-3")
-LIFE = Life(2, "journal", 5, "mine", 100)
+LIFE = Life(2, "journal", 5, "mine", 100, began=97)
 NEW = Standing(State.NEW)
 REJOINING = Standing(State.REJOINING)
 
@@ -29,6 +29,9 @@ def member(*founders: str) -> Standing:
         (replace(LIFE, writes=101), "101 writes"),
         (replace(LIFE, boot=6, nonce="later"), "start 6"),
         (replace(LIFE, nonce="theirs"), "another process"),
+        (replace(LIFE, boot=4, nonce="before", writes=98), "98 writes of its journal were seen before its start 5"),
+        (replace(LIFE, writes=98, lost=True), "98 writes"),
+        (replace(LIFE, incarnation=1, writes=9999, lost=True), ""),
     ],
 )
 def test_what_was_seen_of_a_node_shows_whether_it_is_older(seen: Life, reason: str) -> None:
@@ -40,6 +43,37 @@ def test_an_answer_of_the_same_start_may_be_slow_one_of_an_earlier_start_is_not_
     assert LIFE.answers_behind(replace(LIFE, writes=500)) == ""
     assert replace(LIFE, boot=4, nonce="before").answers_behind(LIFE)
     assert LIFE.answers_behind(replace(LIFE, nonce="theirs"))
+
+
+EARLIER = replace(LIFE, boot=4, nonce="before", writes=98, began=90)
+
+
+@pytest.mark.parametrize(("first", "second"), [(LIFE, EARLIER), (EARLIER, LIFE)])
+def test_a_start_that_found_less_than_an_earlier_one_had_told_of_is_never_believed_again(first: Life, second: Life) -> None:
+    """Whichever of the two is heard first (seed 116866): a late message of the earlier start counts no more, and proves it."""
+    counts, known = weighed(None, first)
+    assert counts
+    counts, known = weighed(known, second)
+    assert not counts
+    assert LIFE.behind(known), "the node is told, whatever it has written since"
+    for heard in (
+        LIFE,
+        EARLIER,
+        replace(LIFE, writes=10_000),
+        replace(LIFE, boot=6, nonce="next", began=10_000, writes=10_001),
+    ):
+        counts, known = weighed(known, heard)
+        assert not counts, heard
+        assert heard.behind(known), heard
+    rejoined = replace(LIFE, incarnation=3, writes=3)
+    assert weighed(known, rejoined) == (True, rejoined)
+    assert rejoined.behind(known) == ""
+
+
+def test_an_honest_start_holds_all_that_was_told_before() -> None:
+    for earlier in (replace(EARLIER, writes=97), replace(EARLIER, incarnation=1, writes=500), replace(EARLIER, writes=0)):
+        assert weighed(earlier, LIFE) == (True, LIFE)
+        assert weighed(LIFE, earlier) == (False, LIFE)
 
 
 def test_the_later_life_is_remembered() -> None:
