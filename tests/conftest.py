@@ -1,9 +1,10 @@
-"""Flags of the whole suite; what runs last, how many tests of each kind ran, and whether one may be skipped."""
+"""Flags and logs of the whole suite; what runs last, how many tests of each kind ran, and whether one may be skipped."""
 
 import os
 from collections import Counter
 
 import pytest
+import structlog
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,6 +12,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rewrite-transcripts", action="store_true", help="write what happens now into tests/scenarios/*.txt; read the diff"
     )
     parser.addoption("--seed", default="0", help="look at one schedule of the simulation")
+
+
+def pytest_configure() -> None:
+    """Plain tracebacks: structlog's own default prints every local variable of every frame, which takes half a minute."""
+    processors = structlog.get_config()["processors"]
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors[:-1], console])
 
 
 @pytest.hookimpl(trylast=True)
