@@ -24,6 +24,7 @@ exceptions stop at the adapter; what may be raised is defined here.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -677,9 +678,13 @@ class ObjectStore(Protocol):
         applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
+    async def sweep(
+        self, packs_in_use: set[str] | None, existing: set[str], doubtful: AbstractSet[str] = frozenset(), *, keep: bool = False
+    ) -> Mapping[str, int]:
         """At start, under the data directory's lock: remove stale ``*.lock`` and ``tmp_*``, orphaned quarantines, staged
-        packs that nothing names, and trash of deleted repositories. Returns how many of each."""
+        packs that nothing names (``None``: not known, all are kept), trash of deleted repositories, and repositories that do
+        not exist, but for those whose key is ``doubtful``. With ``keep`` these are put out of service instead. Returns how
+        many of each."""
         ...
 
     async def close(self) -> None:

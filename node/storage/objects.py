@@ -13,6 +13,8 @@ import os
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -124,10 +126,13 @@ class DiskObjects:
         if self._repositories.packs_came(name, NEW_PACKS) and (folder := self._repositories.find(name)) is not None:
             await self._threads.finish(write_index, self._git, folder)
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
+    async def sweep(
+        self, packs_in_use: set[str] | None, existing: set[str], doubtful: AbstractSet[str] = frozenset(), *, keep: bool = False
+    ) -> Mapping[str, int]:
         """``existing``: names as their creators wrote them (``Register.name``)."""
-        self._stage.keep_always(packs_in_use)
-        return await self._threads.finish(sweep, self._data_dir, self._repositories, packs_in_use, existing)
+        self._stage.keep_always(packs_in_use or ())
+        work = partial(sweep, self._data_dir, self._repositories, packs_in_use, existing, doubtful, keep=keep)
+        return await self._threads.finish(work)
 
     async def size_bytes(self, name: str) -> int:
         return await self._threads.run(self._repositories.size_bytes, name)
