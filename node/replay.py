@@ -5,7 +5,7 @@ placed and materialised again; it is the same code whether that end was a SIGKIL
 
 A change whose objects are nowhere on this disk is no reason not to start: a node that crashed while it learned of a deleted
 past has such ones, and needs them as little as anybody. Its repository stays unapplied, so no strong read is served from it,
-until history that it catches up with takes it further.
+until its packs are fetched, or a deletion that it learns of makes them moot (``applying.py``).
 
 Nor is a damaged row. What it says is not known, so nothing on the disk is removed because of it, and its repository is mended
 and placed by the scrub, which hears of every damage that is met here.

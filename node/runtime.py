@@ -23,7 +23,7 @@ from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
+from node.ports import Clock, Entropy, Journal, NodeError, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -237,8 +237,14 @@ class Runtime:
         self._spawn(self._load_doubts())
 
     async def _load_doubts(self) -> None:
-        for repository in await self._journal.in_doubt():
-            await self._registry.get(repository)
+        """What is in doubt is settled, and what could not be placed is fetched, by whoever is in memory."""
+        await self._journal.flush()
+        unplaced = [repository for repository, *_ in await self._journal.unsynced()]
+        for repository in dict.fromkeys((*await self._journal.in_doubt(), *unplaced)):
+            try:
+                await self._registry.get(repository)
+            except NodeError as error:
+                log.warning("not loaded at the start", repository=repository, error=str(error))
 
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
