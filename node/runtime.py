@@ -132,7 +132,7 @@ class Runtime:
         self.membership = Membership(
             edges,
             self._lives,
-            drop=lambda reason: self._registry.drop(reason),
+            drop=self._drop,
             opened=self._on_opened,
             before_clear=self._catch_up_disk,
             hurry=self._liveness.doubt,
@@ -230,6 +230,11 @@ class Runtime:
         if not self._replayed:
             await replay(self._config, self._journal, self._store)
             self._replayed = True
+
+    async def _drop(self, reason: str) -> None:
+        """R4: what was wrong with a replica is learned anew with all the others; what is wrong then is said then."""
+        await self._registry.drop(reason)
+        self._alarms.clear()
 
     def _on_opened(self) -> None:
         """This node speaks for its repositories from now on, or again."""

@@ -174,3 +174,14 @@ async def test_an_acceptor_record_that_is_lost_is_not_repaired_but_amnesia() -> 
         state = scrub(cluster, B)
         assert (state.found, state.repaired) == (1, 0)
         assert "rejoin" in state.reports[-1].problem
+
+
+@simulated
+async def test_a_node_that_has_rejoined_over_a_lost_record_says_no_longer_that_it_is_damaged() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        damage = JournalDamaged(KEY, DamagedPart.RECORD, "a test says so")
+        cluster[B].journal.damaged[KEY, DamagedPart.RECORD, 0] = damage
+        await cluster.settle(60)
+        assert cluster[B].service.state().standing == "member"
+        assert cluster[B].service.state().problem == ""
