@@ -823,6 +823,15 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """What is damaged of one repository, and what a repair would come to."""
+
+    found: tuple[str, ...]
+    would: str
+    """In words; empty: nothing would be done."""
+
+
+@dataclass(frozen=True, slots=True)
 class RepairReport:
     """What was found damaged of one repository (or of the journal's file), and what became of it. Times in milliseconds."""
 
@@ -870,8 +879,8 @@ class Care(Protocol):
         """Look at one repository, or at everything, now; returns the number of that pass. Calls join one that waits."""
         ...
 
-    async def examine(self, repository: RepoId) -> Sequence[str]:
-        """What is damaged of it; nothing is set aside or repaired."""
+    async def examine(self, repository: RepoId) -> RepairPlan:
+        """What is damaged of it, and what a repair would do; nothing is set aside or repaired."""
         ...
 
     async def repair(self, repository: RepoId) -> RepairReport:

@@ -83,6 +83,28 @@ class Repair:
             log.warning("repaired", repository=repository, actions=actions)
         return RepairReport(repository, tuple(found), tuple(actions), problem, begun_at_ms, clock.wall_ms())
 
+    async def plan(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> str:
+        """What ``mend`` would come to; empty: there is nothing to mend."""
+        if any(damage.part in AMNESIA for damage in damages):
+            return (
+                "the whole node would rejoin and answer nothing for any repository meanwhile: "
+                "what it promised for this one is not known any more"
+            )
+        replica, durable = self._registry.peek(repository), ""
+        with suppress(JournalDamaged):
+            durable = (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
+        if any(finding.part == "objects" for finding in findings):
+            return "it would be set aside, and stay so: every pack is whole, so there is nothing to fetch"
+        if durable and not durable.startswith(DAMAGED):
+            return f"it would stay set aside, for what no repair ends: {durable}"
+        if damages or findings:
+            return "it would be set aside and repaired from the other nodes"
+        if durable:
+            return f"it would be taken back: nothing of it is damaged any more ({durable})"
+        if replica is not None and replica.stopped:
+            return f"it would stay set aside until the node is started again: {replica.stopped}"
+        return ""
+
     async def _mend(
         self,
         repository: RepoId,
