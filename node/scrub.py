@@ -159,6 +159,12 @@ class Scrub:
         except (NotLooked, StorageError) as error:
             self._state = replace(self._state, skipped=self._state.skipped + 1)
             log.warning("not scrubbed", repository=repository, reason=str(error))
+        except (NodeError, OSError):
+            raise
+        except Exception:
+            # A fault of ours in one repository is no reason never to look at those that come after it.
+            self._state = replace(self._state, skipped=self._state.skipped + 1)
+            log.exception("scrub failed", repository=repository)
         await asyncio.sleep(0)
 
     async def _one(self, repository: RepoId) -> RepairReport | None:

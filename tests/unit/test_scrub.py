@@ -1,13 +1,16 @@
 """Scrub and repair over simulated time: what is damaged is found, set aside, made again from the peers, and taken back."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from node.ports import Consistency, DamagedPart, JournalDamaged, ReadUnavailable, RepairPlan, ScrubState
+from node.ports import Consistency, DamagedPart, Finding, JournalDamaged, ReadUnavailable, RepairPlan, ScrubState
 from node.protocol.ids import Oid, RefName
+from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
+from node.protocol.register import Register
 from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, NodeId, oid, simulated
 
 FAST: dict[str, Any] = {"scrub_bytes_per_s": 1e9}
@@ -207,3 +210,24 @@ async def test_a_dry_run_says_what_a_repair_would_come_to() -> None:
         box.journal.damaged[KEY, DamagedPart.RECORD, 0] = JournalDamaged(KEY, DamagedPart.RECORD, "a test says so")
         assert (await care.examine(KEY)).would.startswith("the whole node would rejoin")
         box.journal.damaged.clear()
+
+
+@simulated
+async def test_a_fault_of_ours_in_one_repository_keeps_no_other_from_being_looked_at() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        await cluster.create(A, RepositoryName("zoe", "last"))
+        await cluster.settle(3)
+        box = cluster[B]
+        assert box.runtime is not None
+        verify = box.store.verify_refs
+
+        async def broken(register: Register) -> Sequence[Finding]:
+            if register.repository == KEY:
+                raise ValueError("a test says so")
+            return await verify(register)
+
+        box.store.verify_refs = broken  # type: ignore[method-assign]
+        box.store.repositories["zoe/last"].head = RefName("refs/heads/wrong")
+        state = await look(cluster, B)
+        assert (state.found, state.repaired, state.skipped) == (1, 1, 1)
