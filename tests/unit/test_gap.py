@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from node.ports import DiskFailed, DiskFull, ReadUnavailable
+from node.ports import Consistency, DiskFailed, DiskFull, ReadUnavailable
 from node.protocol.acceptor import CommitOp
 from node.protocol.outcome import OutcomeKind
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated
@@ -68,8 +68,9 @@ async def test_while_nobody_has_them_nothing_after_it_is_served() -> None:
         await cluster.settle(1)
         assert (await cluster.push(A, 2, 1, content=b"small")).kind is COMMITTED
         await cluster.settle(5)
-        with pytest.raises(ReadUnavailable):
-            await cluster.read(B)
+        for consistency in Consistency:
+            with pytest.raises(ReadUnavailable):
+                await cluster.read(B, NAME, consistency)
         for node in (A, C):
             cluster[node].store.repositories[str(NAME)].packs.update(kept[node])
         await cluster.settle(60)
