@@ -42,7 +42,8 @@ class RepairRoutes:
 
     async def examine(self, name: Name) -> Response:
         """What is damaged of it on this node; nothing is touched."""
-        return _json({"repo_id": str(name), "found": list(await self._care.examine(name.key))})
+        plan = await self._care.examine(name.key)
+        return _json({"repo_id": str(name), "found": list(plan.found), "would": plan.would})
 
     async def repair(self, name: Name) -> Response:
         """Look at it, and repair what is found; answered at its end, which may be long after."""

@@ -2,6 +2,10 @@
 
 The journal is the truth; this follows it. Readers wait for ``applied``. Small packs stay in the journal until ``sync``. What
 waits together is applied together: a node that catches up writes the objects of many changes, then the refs once.
+
+What was committed before this object was made and never applied (its objects were nowhere on this disk when the node
+replayed, or its replica was loaded anew half-way) is a gap: it is placed first, its packs fetched if need be, and nothing
+after it counts as applied before.
 """
 
 import asyncio
@@ -14,7 +18,7 @@ import structlog
 
 from node.edges import Edges
 from node.packs import Packs
-from node.placing import place
+from node.placing import ObjectsMissing, place
 from node.ports import DiskFailed, DiskFull, Loaded, NodeError, StorageError
 from node.protocol.change import Change, ChangeKind
 from node.protocol.ids import RepoId
@@ -32,6 +36,10 @@ APPLY_TRIES = 5
 APPLY_PAUSE_S, APPLY_PAUSE_S_MAX = 0.2, 5.0
 """A disk that refuses to apply is asked again, after this long and each time twice as long. If it fails, the replica is set
 aside after so many tries; if it is full, it is asked for ever: what is missing is room, and the journal holds the rest."""
+
+
+class NotHere(NodeError):
+    """Objects of a committed change that nobody in reach has now; the sentence says why."""
 
 
 class Applier:
@@ -62,13 +70,20 @@ class Applier:
         """Each with the value after it."""
         self._changed = asyncio.Event()
         self._applying = False
+        self._gave_up = False
+        self._gap = loaded.applied < loaded.register.position.version and not loaded.stopped
+        """Whether what was loaded is not all applied. A replica that is set aside is repaired as a whole instead."""
+        self._loaded = loaded.register
         self._syncing = False
         self._synced = loaded.applied
         """Version that is known to be on stable storage: replay saw to it, and a replica that waits for its sync is kept."""
+        if self._gap:
+            self._applying = True
+            spawn(self._apply())
 
     @property
     def busy(self) -> bool:
-        return bool(self._to_apply)
+        return not self._gave_up and (self._gap or bool(self._to_apply))
 
     def add(self, change: Change, after: Register) -> None:
         """``change`` is committed and leads to ``after``; told in order."""
@@ -101,14 +116,15 @@ class Applier:
         starts again and replays: the journal stays the truth, and nothing but the disk is wrong."""
         tries = 0
         try:
-            while self._to_apply:
+            while self._gap or self._to_apply:
                 try:
-                    await self._some(self._next_run(1 if tries else RUN_MAX))
+                    await (self._close_gap() if self._gap else self._some(self._next_run(1 if tries else RUN_MAX)))
                     tries = 0
                     self._sync_soon()
                 except (NodeError, OSError) as error:
                     tries += 1
                     if await self._refused(error, tries):
+                        self._gave_up = True
                         break
         finally:
             self._applying = False
@@ -133,14 +149,44 @@ class Applier:
 
     async def _refused(self, error: Exception, tries: int) -> bool:
         """Whether to give up."""
-        version = self._to_apply[0][1].position.version
+        version = self.applied + 1
         log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=str(error))
-        if tries >= APPLY_TRIES and not isinstance(error, DiskFull):
+        if tries >= APPLY_TRIES and not isinstance(error, DiskFull | NotHere):
             self._stopped = True
             self._failed(f"version {version} cannot be applied: {error}")
             return True
         await asyncio.sleep(min(APPLY_PAUSE_S * 2 ** min(tries - 1, 10), APPLY_PAUSE_S_MAX))
         return False
+
+    async def _close_gap(self) -> None:
+        """What was loaded, placed as at the start; a deletion that came since removes whatever is there.
+
+        Raises:
+            NotHere: nobody has what is missing; it is looked for again.
+        """
+        edges, loaded = self._edges, self._loaded
+        deleted = bool(self._to_apply) and self._to_apply[0][0].kind is ChangeKind.DELETE
+        if deleted or self._moot(loaded):
+            self._gap = False
+            return
+        fetched = 0
+        while True:
+            try:
+                await place(edges.journal, edges.store, loaded, self.applied)
+                break
+            except ObjectsMissing as error:
+                if error.version <= fetched:
+                    raise NotHere(str(error)) from error
+                await self._fetch(error.version)
+                fetched = error.version
+        self._gap = False
+        await self._reached(loaded)
+
+    async def _fetch(self, version: int) -> None:
+        """Packs of a committed change, from whoever has them."""
+        for entry in await self._edges.journal.history(self._repository, version - 1, 1):
+            if problem := await self._packs.stage_change(entry.change, ()):
+                raise NotHere(problem)
 
     async def _some(self, run: list[tuple[Change, Register]]) -> None:
         edges = self._edges
@@ -152,10 +198,13 @@ class Applier:
         for change in changes:
             self._to_apply.popleft()
             edges.trace.mark("apply", change.txns)
+        await self._reached(after)
+
+    async def _reached(self, after: Register) -> None:
         self.register, self.applied = after, after.position.version
         self._wake()
         try:
-            await edges.journal.mark_applied(self._repository, after.position.version)
+            await self._edges.journal.mark_applied(self._repository, after.position.version)
         except StorageError as error:
             log.warning("not noted as applied", repository=self._repository, error=str(error))  # replayed at the next start
 

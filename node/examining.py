@@ -96,7 +96,10 @@ class Examiner:
         if replica is not None:
             return replica.applied_register, replica.applying
         loaded = await self._edges.journal.load(repository, self._edges.config.voters)
-        return loaded.register, loaded.applied < loaded.register.position.version
+        if loaded.applied < loaded.register.position.version and not loaded.stopped:
+            replica = await self._registry.get(repository)  # which applies the rest
+            return replica.applied_register, replica.applying
+        return loaded.register, False
 
     async def _packs(self, register: Register) -> AsyncIterator[PackRef]:
         """Every pack that the repository should hold: those of all changes since it was created last."""

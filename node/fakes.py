@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -375,8 +376,10 @@ class FakeObjects:
     async def sync(self, name: str) -> None:
         self.check("sync")
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
-        gone = self.staged.keys() - packs_in_use
+    async def sweep(
+        self, packs_in_use: set[str] | None, existing: set[str], doubtful: AbstractSet[str] = frozenset(), *, keep: bool = False
+    ) -> Mapping[str, int]:
+        gone = self.staged.keys() - packs_in_use if packs_in_use is not None else set()
         for sha in list(gone):
             del self.staged[sha]
         return {"stages": len(gone)}

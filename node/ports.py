@@ -24,6 +24,7 @@ exceptions stop at the adapter; what may be raised is defined here.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -677,9 +678,13 @@ class ObjectStore(Protocol):
         applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
+    async def sweep(
+        self, packs_in_use: set[str] | None, existing: set[str], doubtful: AbstractSet[str] = frozenset(), *, keep: bool = False
+    ) -> Mapping[str, int]:
         """At start, under the data directory's lock: remove stale ``*.lock`` and ``tmp_*``, orphaned quarantines, staged
-        packs that nothing names, and trash of deleted repositories. Returns how many of each."""
+        packs that nothing names (``None``: not known, all are kept), trash of deleted repositories, and repositories that do
+        not exist, but for those whose key is ``doubtful``. With ``keep`` these are put out of service instead. Returns how
+        many of each."""
         ...
 
     async def close(self) -> None:
@@ -818,6 +823,15 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """What is damaged of one repository, and what a repair would come to."""
+
+    found: tuple[str, ...]
+    would: str
+    """In words; empty: nothing would be done."""
+
+
+@dataclass(frozen=True, slots=True)
 class RepairReport:
     """What was found damaged of one repository (or of the journal's file), and what became of it. Times in milliseconds."""
 
@@ -865,8 +879,8 @@ class Care(Protocol):
         """Look at one repository, or at everything, now; returns the number of that pass. Calls join one that waits."""
         ...
 
-    async def examine(self, repository: RepoId) -> Sequence[str]:
-        """What is damaged of it; nothing is set aside or repaired."""
+    async def examine(self, repository: RepoId) -> RepairPlan:
+        """What is damaged of it, and what a repair would do; nothing is set aside or repaired."""
         ...
 
     async def repair(self, repository: RepoId) -> RepairReport:

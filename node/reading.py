@@ -84,10 +84,12 @@ class Reader:
         """The applied value; nobody is asked unless it is older than ``at_least``.
 
         Raises:
-            ReadUnavailable: this replica is set aside.
+            ReadUnavailable: this replica is set aside, or its disk lacks what was committed before the start.
             VersionNotReached: ``at_least`` is not here in time, or no majority has heard of it.
         """
         refuse_if_set_aside(replica)
+        if replica.applied < replica.applied_register.position.version:
+            raise ReadUnavailable("objects of a committed change are missing on this node and are being fetched")
         if replica.applied >= at_least:
             return replica.applied_register
         replica.readers += 1

@@ -67,11 +67,12 @@ class Registry:
         """The one in memory, if there is one."""
         return self._replicas.get(repository)
 
-    async def reload(self, repository: RepoId) -> Replica:
-        """Forget what is in memory, and load it again from the journal: its replica was repaired."""
+    async def reload(self, repository: RepoId, reason: str) -> Replica:
+        """Forget what is in memory, and load it again from the journal: its replica is set aside, or was repaired. Whatever
+        it was doing has ended then."""
         old = self._replicas.pop(repository, None)
         if old is not None:
-            await old.close()
+            await old.close(reason)
         await self._journal.flush()  # what it was writing is written
         return await self.get(repository)
 

@@ -12,7 +12,7 @@ it missed. What cannot be repaired now stays set aside, and the scrub tries agai
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 
@@ -22,6 +22,7 @@ from node.edges import Edges
 from node.examining import Examiner
 from node.ports import (
     DamagedPart,
+    DiskFailed,
     Finding,
     JournalDamaged,
     NodeError,
@@ -82,6 +83,28 @@ class Repair:
             log.warning("repaired", repository=repository, actions=actions)
         return RepairReport(repository, tuple(found), tuple(actions), problem, begun_at_ms, clock.wall_ms())
 
+    async def plan(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> str:
+        """What ``mend`` would come to; empty: there is nothing to mend."""
+        if any(damage.part in AMNESIA for damage in damages):
+            return (
+                "the whole node would rejoin and answer nothing for any repository meanwhile: "
+                "what it promised for this one is not known any more"
+            )
+        replica, durable = self._registry.peek(repository), ""
+        with suppress(JournalDamaged):
+            durable = (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
+        if any(finding.part == "objects" for finding in findings):
+            return "it would be set aside, and stay so: every pack is whole, so there is nothing to fetch"
+        if durable and not durable.startswith(DAMAGED):
+            return f"it would stay set aside, for what no repair ends: {durable}"
+        if damages or findings:
+            return "it would be set aside and repaired from the other nodes"
+        if durable:
+            return f"it would be taken back: nothing of it is damaged any more ({durable})"
+        if replica is not None and replica.stopped:
+            return f"it would stay set aside until the node is started again: {replica.stopped}"
+        return ""
+
     async def _mend(
         self,
         repository: RepoId,
@@ -121,13 +144,15 @@ class Repair:
             replica.set_aside(reason)
         with suppress(JournalDamaged):  # then its row says so itself, to whoever loads it
             await self._edges.journal.stop_voting(repository, reason)
+            # Nothing is learned or applied any more while it is repaired; and one that was loaded just now is set aside too.
+            await self._registry.reload(repository, f"this replica is set aside: {reason}")
 
     async def _take_back(self, repository: RepoId, actions: list[str]) -> None:
         """Durable first, then voting and reading again; and what was missed meanwhile is asked for."""
         journal = self._edges.journal
         loaded = await journal.load(repository, self._edges.config.voters)
         if loaded.register.exists:
-            await self._edges.store.sync(loaded.register.name)
+            await self._durably(repository, self._edges.store.sync(loaded.register.name))
         await journal.mark_synced(repository, loaded.register.position.version)
         await journal.flush()
         for damage in journal.damages:
@@ -136,7 +161,7 @@ class Repair:
         if loaded.stopped and not loaded.stopped.startswith(DAMAGED):
             raise Unrepaired(f"repaired, but it was set aside before: {loaded.stopped}")
         await journal.care.resume_voting(repository)
-        replica = await self._registry.reload(repository)
+        replica = await self._registry.reload(repository, "this replica was repaired")
         actions.append("taken back")
         self._edges.alarms(repository, "")
         for peer in self._peers(replica.register):
@@ -144,6 +169,14 @@ class Repair:
                 status = await self._edges.peers.ask(peer, Query(repository), timeout_s=ASK_TIMEOUT_S)
                 if isinstance(status, Status) and not status.set_aside:
                     replica.catch_up(status.committed.version, (peer,), status.committed)
+
+    async def _durably(self, repository: RepoId, work: Awaitable[None]) -> None:
+        """A failed fsync is never simply tried again: the next one would succeed and prove nothing."""
+        try:
+            await work
+        except DiskFailed as error:
+            self._edges.journal.fail(f"{repository} could not be made durable: {error}")
+            raise
 
     def _peers(self, register: Register) -> list[NodeId]:
         """The other voters, those in reach first."""
@@ -162,7 +195,7 @@ class Repair:
             await self._fetch_pack(register, pack)
             actions.append(f"{pack.name} fetched")
         if any(finding.pack is None for finding in findings):
-            await self._edges.store.mend_refs(register)
+            await self._durably(repository, self._edges.store.mend_refs(register))
             actions.append("refs, HEAD and configuration written from the journal")
 
     async def _fetch_pack(self, register: Register, pack: PackRef) -> None:

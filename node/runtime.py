@@ -23,7 +23,7 @@ from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
+from node.ports import Clock, Entropy, Journal, NodeError, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -132,7 +132,7 @@ class Runtime:
         self.membership = Membership(
             edges,
             self._lives,
-            drop=lambda reason: self._registry.drop(reason),
+            drop=self._drop,
             opened=self._on_opened,
             before_clear=self._catch_up_disk,
             hurry=self._liveness.doubt,
@@ -231,14 +231,25 @@ class Runtime:
             await replay(self._config, self._journal, self._store)
             self._replayed = True
 
+    async def _drop(self, reason: str) -> None:
+        """R4: what was wrong with a replica is learned anew with all the others; what is wrong then is said then."""
+        await self._registry.drop(reason)
+        self._alarms.clear()
+
     def _on_opened(self) -> None:
         """This node speaks for its repositories from now on, or again."""
         self._rejoined(self._journal.identity.incarnation)
         self._spawn(self._load_doubts())
 
     async def _load_doubts(self) -> None:
-        for repository in await self._journal.in_doubt():
-            await self._registry.get(repository)
+        """What is in doubt is settled, and what could not be placed is fetched, by whoever is in memory."""
+        await self._journal.flush()
+        unplaced = [repository for repository, *_ in await self._journal.unsynced()]
+        for repository in dict.fromkeys((*await self._journal.in_doubt(), *unplaced)):
+            try:
+                await self._registry.get(repository)
+            except NodeError as error:
+                log.warning("not loaded at the start", repository=repository, error=str(error))
 
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity

@@ -7,14 +7,13 @@ repaired is tried again, with patience. An operator may ask for a pass, or for o
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
 
 from node.edges import Edges
 from node.examining import Examiner, NotLooked
-from node.ports import DamagedPart, JournalDamaged, NodeError, RepairReport, ScrubState, StorageError
+from node.ports import DamagedPart, JournalDamaged, NodeError, RepairPlan, RepairReport, ScrubState, StorageError
 from node.protocol.ids import RepoId
 from node.registry import Registry
 from node.repair import DAMAGED, Repair
@@ -62,10 +61,11 @@ class Scrub:
         self._wake.set()
         return self._state.run + 1
 
-    async def examine(self, repository: RepoId) -> Sequence[str]:
+    async def examine(self, repository: RepoId) -> RepairPlan:
         damages = await self._examiner.damages(repository)
         findings = [] if damages else await self._examiner.findings(repository)
-        return [*map(str, damages), *map(str, findings)]
+        would = await self._repair.plan(repository, damages, findings)
+        return RepairPlan((*map(str, damages), *map(str, findings)), would)
 
     async def repair(self, repository: RepoId) -> RepairReport:
         async with self._working:
@@ -159,6 +159,12 @@ class Scrub:
         except (NotLooked, StorageError) as error:
             self._state = replace(self._state, skipped=self._state.skipped + 1)
             log.warning("not scrubbed", repository=repository, reason=str(error))
+        except (NodeError, OSError):
+            raise
+        except Exception:
+            # A fault of ours in one repository is no reason never to look at those that come after it.
+            self._state = replace(self._state, skipped=self._state.skipped + 1)
+            log.exception("scrub failed", repository=repository)
         await asyncio.sleep(0)
 
     async def _one(self, repository: RepoId) -> RepairReport | None:

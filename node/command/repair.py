@@ -1,4 +1,5 @@
-"""``gitquorum repair OWNER/REPO --node N``: what is damaged of it on one node, and with ``--yes`` its repair.
+"""``gitquorum repair OWNER/REPO --node N``: what is damaged of it on one node and what its repair would come to, which may be
+that the node rejoins; with ``--yes`` its repair.
 
 The scrub does the same by itself; this is for who does not want to wait for it.
 """
@@ -6,7 +7,7 @@ The scrub does the same by itself; this is for who does not want to wait for it.
 from typing import Any
 from urllib.parse import quote
 
-from node.command.client import get, refuse, request
+from node.command.client import Answer, get, refuse, request
 from node.command.output import CommandError, Exit, Output
 from node.command.state import Home
 from node.command.verify import parse
@@ -25,17 +26,23 @@ def repair(home: Home, name: str, node_name: str, output: Output, *, yes: bool) 
         answer = get(node.url, path, TIMEOUT_S)
         if not answer.ok:
             raise refuse(answer, f"{name} on {node.id}")
-        found = answer.body["found"]
-        words = "\n".join(f"  {each}" for each in found)
-        plan = f"{name} on {node.id} would be set aside and repaired from the other nodes:\n{words}\ndo it with: --yes"
-        output.result({**answer.body, "node": node.id, "done": False}, plan if found else f"{name} on {node.id} is whole")
+        found, would = answer.body["found"], answer.body["would"]
+        lines = [f"{name} on {node.id}: {would}", *(f"  {each}" for each in found), *(["do it with: --yes"] if found else [])]
+        plan = "\n".join(lines) if would else f"{name} on {node.id} is whole"
+        output.result({**answer.body, "node": node.id, "done": False}, plan)
         return dict(answer.body)
     answer = request(node.url, "POST", path, timeout_s=TIMEOUT_S)
     if not answer.ok:
         raise refuse(answer, f"{name} on {node.id}")
     report = answer.body
-    words = "; ".join(report["actions"]) if report["found"] else "it is whole, nothing was done"
+    words = "; ".join(report["actions"]) if report["found"] else _untouched(get(node.url, path, TIMEOUT_S))
     output.result({**report, "node": node.id, "done": True}, f"{name} on {node.id}: {words}")
     if report["problem"]:
         raise CommandError(f"{name} on {node.id} is not repaired: {report['problem']}", Exit.FAILED)
     return dict(report)
+
+
+def _untouched(plan: Answer) -> str:
+    """Nothing was found: the replica is whole, or set aside for what no repair ends."""
+    would = plan.body["would"] if plan.ok else ""
+    return f"nothing was done; {would}" if would else "it is whole, nothing was done"

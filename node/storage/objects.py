@@ -13,10 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from node.ports import DiskRefused, Finding, Spend
+from node.ports import DiskFailed, DiskRefused, Finding, Spend, StorageError
 from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.ids import Oid, TxnId
 from node.protocol.messages import InlinePack
@@ -122,12 +125,18 @@ class DiskObjects:
     async def sync(self, name: str) -> None:
         await self._threads.finish(self._repositories.sync, name)
         if self._repositories.packs_came(name, NEW_PACKS) and (folder := self._repositories.find(name)) is not None:
-            await self._threads.finish(write_index, self._git, folder)
+            with suppress(
+                StorageError
+            ):  # git could not be started: the repository is only slower, and what was to be synced is
+                await self._threads.finish(write_index, self._git, folder)
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
+    async def sweep(
+        self, packs_in_use: set[str] | None, existing: set[str], doubtful: AbstractSet[str] = frozenset(), *, keep: bool = False
+    ) -> Mapping[str, int]:
         """``existing``: names as their creators wrote them (``Register.name``)."""
-        self._stage.keep_always(packs_in_use)
-        return await self._threads.finish(sweep, self._data_dir, self._repositories, packs_in_use, existing)
+        self._stage.keep_always(packs_in_use or ())
+        work = partial(sweep, self._data_dir, self._repositories, packs_in_use, existing, doubtful, keep=keep)
+        return await self._threads.finish(work)
 
     async def size_bytes(self, name: str) -> int:
         return await self._threads.run(self._repositories.size_bytes, name)
@@ -167,11 +176,15 @@ class DiskObjects:
         return await self._threads.finish(self._repositories.rescue, register, label)
 
     async def mend_refs(self, register: Register) -> None:
-        await self._threads.finish(self._repositories.rewrite, register)
+        try:
+            await self._threads.finish(self._repositories.rewrite, register)
+        except DiskFailed as error:
+            raise StorageError(f"it cannot be written: {error}") from error  # no fsync was asked for yet, so none was lost
         if register.exists:
             await self._threads.finish(self._repositories.sync, register.name)
             folder = self._repositories.need(register.name)
-            await self._threads.finish(rewrite_index, self._git, folder)
+            with suppress(StorageError):  # looked at again, and made again then
+                await self._threads.finish(rewrite_index, self._git, folder)
 
     async def mend_pack(self, name: str, pack: PackRef, read: Callable[[bool, int], AsyncIterator[bytes]]) -> None:
         await self._threads.finish(self._stage.forget, pack)  # it may be the very file that is damaged, by another name

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -179,6 +180,18 @@ class Repositories:
             found.rename(place)
             self._remove(register.name)  # what is remembered of it
             for path in (place / "packed-refs", place, place.parent, found.parent):
+                fsync(path)
+            return str(place)
+
+    def keep_aside(self, name: str) -> str:
+        """Where it is now: out of service, with its refs under their own names, since nobody knows what they should be."""
+        with self._lock(name):
+            found = self.need(name)
+            place = self._data_dir / RESCUED / f"{found.parent.name}--{found.name}-{time.time_ns() // 1_000_000}"
+            place.parent.mkdir(exist_ok=True)
+            found.rename(place)
+            self._remove(name)  # what is remembered of it
+            for path in (place.parent, found.parent):
                 fsync(path)
             return str(place)
 

@@ -1,34 +1,57 @@
 """What a crash leaves behind, removed at start, under the data directory's lock and before anything else runs.
 
-Nothing that the journal names is touched (O4), and nothing in a repository but files whose names say that they are
-unfinished: ``*.lock`` (git and we make them; no ref may be called that) and ``tmp_*``.
+Nothing that the journal names is touched (O4), nor what it cannot speak of because a row is damaged; and nothing in a
+repository but files whose names say that they are unfinished: ``*.lock`` (git and we make them; no ref may be called that) and
+``tmp_*``. Where the journal was lost, a repository that it does not name is no leftover: it is put out of service, and kept.
 """
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+
+import structlog
 
 from node.protocol.names import BadRepositoryName, RepositoryName
 from node.storage.indexer import remove
 from node.storage.repository import QUARANTINE, STAGE, Repositories
 
+log = structlog.get_logger()
 
-def sweep(data_dir: Path, repositories: Repositories, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
-    """``existing`` are the names of all repositories that the journal says exist. Returns how many of each went."""
+
+def sweep(
+    data_dir: Path,
+    repositories: Repositories,
+    packs_in_use: set[str] | None,
+    existing: set[str],
+    doubtful: AbstractSet[str] = frozenset(),
+    *,
+    keep: bool = False,
+) -> Mapping[str, int]:
+    """``existing`` are the names of all repositories that the journal says exist, ``doubtful`` the keys of those of which it
+    cannot say that. Returns how many of each went."""
     counts = Counter(locks=0, temporaries=0, quarantines=0, stages=0, repositories=0, trash=0)
     for folder in _children(data_dir / QUARANTINE):
         remove(folder)
         counts["quarantines"] += 1
-    counts["stages"] = _stages(data_dir / STAGE, packs_in_use)
+    counts["stages"] = _stages(data_dir / STAGE, packs_in_use) if packs_in_use is not None else 0
     for name in list(_on_disk(data_dir)):
-        if _orphaned(name, existing):
-            repositories.trash(name)
+        if _orphaned(name, existing) and name.lower() not in doubtful:
+            _put_away(repositories, name, keep=keep)
             counts["repositories"] += 1
         else:
             counts.update(_unfinished(repositories.need(name)))
     counts["trash"] = repositories.empty_trash()
     return dict(counts)
+
+
+def _put_away(repositories: Repositories, name: str, *, keep: bool) -> None:
+    if keep:
+        kept = repositories.keep_aside(name)
+        log.warning("repository kept aside", repository=name, kept=kept)
+    else:
+        repositories.trash(name)
 
 
 def _stages(folder: Path, packs_in_use: set[str]) -> int:

@@ -17,6 +17,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SPENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+"""Descriptors, memory, processes: the disk was not even asked, and nothing on it was lost."""
 
 
 class Threads:
@@ -70,4 +72,6 @@ def refusal(error: OSError) -> DiskRefused:
     """In words that name no path of this machine."""
     if error.errno in _FULL:
         return DiskFull("disk full")
+    if error.errno in _SPENT:
+        return DiskRefused(f"this process has no more: {error.strerror}")
     return DiskFailed(f"disk failure: {error.strerror or type(error).__name__}")

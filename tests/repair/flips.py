@@ -5,7 +5,8 @@
 Three real nodes with several repositories. Each round flips one random byte (to another value) at a random place of a random
 file of one node, lets that node look (``POST /scrub``), and compares: refs, HEAD and ``git fsck --strict`` of each replica,
 and the rows of the journal. A journal is flipped while its node is stopped, every second time after a SIGKILL, which leaves its
-last writes in the ``-wal`` file. What a flip can come to:
+last writes in the ``-wal`` file; and every second one of those comes right after a push, so that the journal holds small packs,
+and changes that are not yet synced or applied. What a flip can come to:
 
     repaired     found, and everything is as before
     rejoined     an acceptor record or SQLite's own pages were hit: the node took it for amnesia, learned all again (R4)
@@ -70,12 +71,15 @@ class Flips:
         self.names: list[str] = []
         self.flips: list[Flip] = []
         self.incarnations: dict[int, int] = {}
+        self.unsynced = 0
+        """Journals that were flipped right after a push."""
 
     # ------------------------------------------------------------ the cluster
 
     def prepare(self, folder: Path) -> None:
         """Small and large packs, loose and packed refs, annotated tags, a deleted repository."""
         cluster = self.cluster
+        self.folder = folder
         cluster.up()
         for label, commits, size, branches in (("small", 6, 300, 3), ("many", 3, 500, 30), ("large", 2, 400_000, 2)):
             name = cluster.create(1, label)
@@ -161,6 +165,9 @@ class Flips:
     def _journal(self, node: int, path: Path) -> Flip:
         """While the node is down; its rows are compared by somebody else's SQLite, before and after."""
         kill = self.chance.random() < 0.5
+        if kill and self.chance.random() < 0.5:
+            self.push()
+            self.unsynced += 1
         self.stop(node, kill=kill)
         wal = path.with_name(path.name + "-wal")
         target = wal if kill and wal.exists() and wal.stat().st_size and self.chance.random() < 0.5 else path
@@ -283,14 +290,15 @@ class Flips:
         views = [self.view(other) for other in NODES]
         return any(view != views[0] for view in views)
 
-    def push(self, folder: Path) -> None:
+    def push(self, *, settle: bool = False) -> None:
         """The cluster takes pushes all the time."""
         name = self.chance.choice(self.names)
-        work = Work(folder / name.split("/")[0])
+        work = Work(self.folder / name.split("/")[0])
         work.commit("between", 300)
         work.git("push", "--quiet", self.cluster.url(self.chance.choice(NODES), name), "HEAD:refs/heads/main")
-        self.cluster.agree(name)
-        time.sleep(1.2)
+        if settle:
+            self.cluster.agree(name)
+            time.sleep(1.2)
 
     def summary(self) -> dict[str, Any]:
         by_kind: dict[str, Counter[str]] = {}
@@ -301,6 +309,7 @@ class Flips:
             "flips": len(self.flips),
             "mattered": len(self.flips) - total["harmless"],
             "outcomes": dict(total),
+            "unsynced": self.unsynced,
             "by_kind": {kind: dict(counts) for kind, counts in sorted(by_kind.items())},
             "missed": [asdict(flip) for flip in self.flips if flip.outcome not in ("repaired", "rejoined", "harmless")],
         }
@@ -383,7 +392,7 @@ def run(count: int, seed: int, folder: Path, say: Any = None, rounds_max: int = 
                 said = "; ".join(flip.found)[:150]
                 say(f"{flip.number:4} node-{flip.node} {where} {flip.outcome} {flip.seconds} s {said}")
             if number % 20 == 19:
-                flips.push(folder)
+                flips.push(settle=True)
             if sum(flip.outcome != "harmless" for flip in flips.flips) >= count:
                 break
         return {"seed": seed, "seconds": round(time.monotonic() - began, 1), **flips.summary()}

@@ -13,13 +13,15 @@ from node.ports import DiskFailed, DiskFull, PeerUnreachable
 from node.protocol.ids import NodeId, RefName
 from node.protocol.outcome import OutcomeKind
 from node.storage import files, payloads
+from node.storage import objects as objects_module
 from node.storage.files import write_all, write_anew
 from node.storage.git import GitLimits
 from node.storage.objects import DiskObjects
 from node.storage.packfile import describe
+from node.storage.threads import refusal
 from node.system import SystemClock
 from tests.unit.runtime_kit import A, B, C, Cluster, simulated
-from tests.unit.storage_kit import MAIN, change_of, created, git, history, moved, pack_of, pushed, receive
+from tests.unit.storage_kit import MAIN, NAME, change_of, created, git, history, moved, pack_of, pushed, receive
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
 
@@ -275,3 +277,28 @@ async def test_a_link_onto_itself_leaves_no_temporary_file(objects: DiskObjects)
         index.unlink()  # as after a crash between the two
         await objects.apply(register, change, after, ())
         assert sorted(path.suffix for path in packs.iterdir()) == [".idx", ".pack"]
+
+
+# ---------------------------------------------------------------- what is no failure of the disk
+
+
+async def test_an_index_over_packs_that_cannot_be_written_is_no_failed_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unstarted(*_: object) -> bool:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(objects_module, "write_index", unstarted)
+    monkeypatch.setattr(objects_module, "NEW_PACKS", 0)
+    store = DiskObjects(tmp_path / "data", GitLimits(warm_max=0, free_bytes_min=0))
+    try:
+        await created(store)
+        await store.sync(str(NAME))
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN])
+def test_what_this_process_lacks_is_no_failure_of_the_disk(number: int) -> None:
+    assert not isinstance(refusal(OSError(number, os.strerror(number))), DiskFailed | DiskFull)
+    assert isinstance(refusal(OSError(errno.EIO, os.strerror(errno.EIO))), DiskFailed)

@@ -1,15 +1,19 @@
 """Scrub and repair over simulated time: what is damaged is found, set aside, made again from the peers, and taken back."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from node.ports import Consistency, DamagedPart, JournalDamaged, ReadUnavailable, ScrubState
+from node.ports import Consistency, DamagedPart, Finding, JournalDamaged, ReadUnavailable, RepairPlan, ScrubState
 from node.protocol.ids import Oid, RefName
+from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
+from node.protocol.register import Register
 from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, NodeId, oid, simulated
 
-FAST = {"scrub_bytes_per_s": 1e9}
+FAST: dict[str, Any] = {"scrub_bytes_per_s": 1e9}
 KEY = NAME.key
 
 
@@ -174,3 +178,56 @@ async def test_an_acceptor_record_that_is_lost_is_not_repaired_but_amnesia() -> 
         state = scrub(cluster, B)
         assert (state.found, state.repaired) == (1, 0)
         assert "rejoin" in state.reports[-1].problem
+
+
+@simulated
+async def test_a_node_that_has_rejoined_over_a_lost_record_says_no_longer_that_it_is_damaged() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        damage = JournalDamaged(KEY, DamagedPart.RECORD, "a test says so")
+        cluster[B].journal.damaged[KEY, DamagedPart.RECORD, 0] = damage
+        await cluster.settle(60)
+        assert cluster[B].service.state().standing == "member"
+        assert cluster[B].service.state().problem == ""
+
+
+@simulated
+async def test_a_dry_run_says_what_a_repair_would_come_to() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        assert box.runtime is not None
+        care = box.runtime.care
+        assert (await care.examine(KEY)) == RepairPlan((), "")
+        await box.journal.stop_voting(KEY, "version 2 has two digests")
+        assert "no repair ends: version 2 has two digests" in (await care.examine(KEY)).would
+        await box.journal.care.resume_voting(KEY)
+        await box.journal.stop_voting(KEY, "damaged: found before")
+        assert "would be taken back" in (await care.examine(KEY)).would
+        box.store.repositories[str(NAME)].refs.clear()
+        plan = await care.examine(KEY)
+        assert (len(plan.found), plan.would) == (1, "it would be set aside and repaired from the other nodes")
+        box.journal.damaged[KEY, DamagedPart.RECORD, 0] = JournalDamaged(KEY, DamagedPart.RECORD, "a test says so")
+        assert (await care.examine(KEY)).would.startswith("the whole node would rejoin")
+        box.journal.damaged.clear()
+
+
+@simulated
+async def test_a_fault_of_ours_in_one_repository_keeps_no_other_from_being_looked_at() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        await cluster.create(A, RepositoryName("zoe", "last"))
+        await cluster.settle(3)
+        box = cluster[B]
+        assert box.runtime is not None
+        verify = box.store.verify_refs
+
+        async def broken(register: Register) -> Sequence[Finding]:
+            if register.repository == KEY:
+                raise ValueError("a test says so")
+            return await verify(register)
+
+        box.store.verify_refs = broken  # type: ignore[method-assign]
+        box.store.repositories["zoe/last"].head = RefName("refs/heads/wrong")
+        state = await look(cluster, B)
+        assert (state.found, state.repaired, state.skipped) == (1, 1, 1)
