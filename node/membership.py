@@ -22,8 +22,9 @@ import structlog
 from node.edges import Edges
 from node.ports import RejoinRefused, StorageError, TransportError
 from node.protocol.ids import NodeId
+from node.protocol.incarnations import newest
 from node.protocol.messages import Ping, Pong
-from node.protocol.standing import Found, Life, Lost, Standing, State, founding
+from node.protocol.standing import Found, Lost, Standing, State, founding
 from node.rejoining import Rejoining
 from node.seen import SeenLives
 
@@ -110,12 +111,17 @@ class Membership:
 
     def ping(self, peer: NodeId) -> Ping:
         """What to tell a peer."""
-        return Ping(self._lives.life, self._seen.of(peer), self._lives.standing)
+        lives = self._lives
+        return Ping(lives.life, self._seen.of(peer), lives.standing, newest(lives.incarnations, peer))
 
     def met(self, peer: NodeId, message: Ping | Pong) -> None:
         """A peer told where it stands, and what it has seen of this node."""
         if message.seen is not None:
-            self._told(peer, message.seen)
+            self._told(peer, self._lives.life.behind(message.seen))
+        if message.granted > self._lives.life.incarnation:
+            # Whoever asked for that number may never have come to use it: all that this node says is in vain until it rejoins.
+            mine = self._lives.life.incarnation
+            self._told(peer, f"incarnation {message.granted} of it was granted, this one is {mine}")
         if message.life is None or message.standing is None:
             return
         if message.standing.state is not State.NEW:  # a new journal has said nothing that could be lost
@@ -176,8 +182,7 @@ class Membership:
 
     # ------------------------------------------------------------ loss
 
-    def _told(self, peer: NodeId, seen: Life) -> None:
-        reason = self._lives.life.behind(seen)
+    def _told(self, peer: NodeId, reason: str) -> None:
         if not reason or self._losing or self._stopped or self._lives.standing.state is State.REJOINING:
             return
         if self._rejoined:

@@ -300,3 +300,23 @@ async def test_enrolment_is_refused_by_who_is_no_member() -> None:
         cluster[B].runtime.rejoin("its journal is damaged")
         with pytest.raises(NotAMember):
             await cluster[B].runtime.serving.on_question(C, Enrol(2, "life"))
+
+
+@simulated
+async def test_a_healthy_node_whose_double_took_an_incarnation_and_went_away_rejoins_by_itself() -> None:
+    """[a second process with node-2's identity and an empty disk is enrolled, and stopped before it has learned anything:
+    node-1 and node-3 count no answer of the healthy node-2 any more]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 2)
+        await cluster.settle(2)
+        for node in (A, C):  # what the double asked for before it was stopped
+            runtime = cluster[node].runtime
+            assert runtime is not None
+            await runtime.serving.on_question(B, Enrol(2, "a double with an empty disk"))
+        await until(lambda: cluster[B].journal.identity.incarnation > 2, 20.0)
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        await cluster[C].crash()
+        await cluster.settle(3)
+        assert (await cluster.push(B, 3, 2)).kind is COMMITTED  # its own promise and its vote count
+        assert (await cluster.push(A, 4, 3)).kind is COMMITTED
