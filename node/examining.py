@@ -91,12 +91,13 @@ class Examiner:
         raise NotLooked(f"something was being applied to {repository} all the time")
 
     async def _at(self, repository: RepoId) -> tuple[Register, bool]:
-        """(the applied value, whether something is being applied). What is not in memory is not applied to."""
+        """(the applied value, whether something is being applied). What is not in memory is not applied to; and what is set
+        aside besides, because replay could not apply it, waits for nothing but this look."""
         replica = self._registry.peek(repository)
         if replica is not None:
             return replica.applied_register, replica.applying
         loaded = await self._edges.journal.load(repository, self._edges.config.voters)
-        return loaded.register, loaded.applied < loaded.register.position.version
+        return loaded.register, not loaded.stopped and loaded.applied < loaded.register.position.version
 
     async def _packs(self, register: Register) -> AsyncIterator[PackRef]:
         """Every pack that the repository should hold: those of all changes since it was created last."""

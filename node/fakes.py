@@ -375,8 +375,8 @@ class FakeObjects:
     async def sync(self, name: str) -> None:
         self.check("sync")
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
-        gone = self.staged.keys() - packs_in_use
+    async def sweep(self, packs_in_use: set[str] | None, existing: set[str]) -> Mapping[str, int]:
+        gone = self.staged.keys() - packs_in_use if packs_in_use is not None else set()
         for sha in list(gone):
             del self.staged[sha]
         return {"stages": len(gone)}

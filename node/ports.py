@@ -677,9 +677,10 @@ class ObjectStore(Protocol):
         applied and materialised again before the next call: those write anew whatever is there."""
         ...
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
+    async def sweep(self, packs_in_use: set[str] | None, existing: set[str]) -> Mapping[str, int]:
         """At start, under the data directory's lock: remove stale ``*.lock`` and ``tmp_*``, orphaned quarantines, staged
-        packs that nothing names, and trash of deleted repositories. Returns how many of each."""
+        packs that nothing names (none of them, if it is not known which are named), and trash of deleted repositories.
+        ``existing``: names, or keys where the name is not known. Returns how many of each."""
         ...
 
     async def close(self) -> None:

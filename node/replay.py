@@ -6,32 +6,71 @@ placed and materialised again; it is the same code whether that end was a SIGKIL
 A change whose objects are nowhere on this disk is no reason not to start: a node that crashed while it learned of a deleted
 past has such ones, and needs them as little as anybody. Its repository stays unapplied, so no strong read is served from it,
 until history that it catches up with takes it further.
+
+Nor is a damaged row of the journal: what is damaged is repaired by the scrub, which runs in a node that has started. Until then
+that repository is set aside, durably, and nothing that may be its own is swept.
 """
+
+from contextlib import suppress
 
 import structlog
 
 from node.config import Config
 from node.placing import ObjectsMissing, place
-from node.ports import Journal, ObjectStore
+from node.ports import Journal, JournalDamaged, ObjectStore
 from node.protocol.ids import RepoId
 
 log = structlog.get_logger()
+
+DAMAGED = "damaged: "
+"""How the reason of a replica begins that is set aside for the scrub to repair, and not for its history."""
 
 PAGE = 256
 
 
 async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
     """Under the data directory's lock, before anything is served. Raises ``StorageError``."""
+    existing = await _existing(config, journal)
+    swept = await store.sweep(await _packs_in_use(journal), existing)
+    unsynced = await journal.unsynced()
+    for repository, _, synced in unsynced:
+        try:
+            await replay_one(config, journal, store, repository, synced)
+        except JournalDamaged as error:
+            log.error("not replayed, the journal is damaged", repository=repository, error=str(error))
+            with suppress(JournalDamaged):  # then its row says so itself, to whoever loads it
+                await journal.stop_voting(repository, DAMAGED + str(error))
+    log.info("replayed", repositories=len(existing), unsynced=len(unsynced), swept=dict(swept))
+
+
+async def _existing(config: Config, journal: Journal) -> set[str]:
+    """Names of all repositories that there are, and the keys of those of which the journal cannot tell."""
     existing: set[str] = set()
+    known: set[RepoId] = set()
     after = ""
     while page := await journal.repositories(after, PAGE):
         existing.update(register.name for register in page)
+        known.update(register.repository for register in page)
         after = page[-1].repository
-    swept = await store.sweep(await journal.packs_in_use(), existing)
-    unsynced = await journal.unsynced()
-    for repository, _, synced in unsynced:
-        await replay_one(config, journal, store, repository, synced)
-    log.info("replayed", repositories=len(existing), unsynced=len(unsynced), swept=dict(swept))
+    after = ""
+    while keys := await journal.care.keys(after, PAGE):
+        for repository in (key for key in keys if key not in known):
+            try:
+                await journal.load(repository, config.voters)
+            except JournalDamaged as error:
+                log.error("not known whether it exists, the journal is damaged", repository=repository, error=str(error))
+                existing.add(repository)
+        after = keys[-1]
+    return existing
+
+
+async def _packs_in_use(journal: Journal) -> set[str] | None:
+    """``None`` where the journal cannot tell: then the whole stage is kept until the next start."""
+    try:
+        return await journal.packs_in_use()
+    except JournalDamaged as error:
+        log.error("the stage is not swept, the journal is damaged", error=str(error))
+        return None
 
 
 async def replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:

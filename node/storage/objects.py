@@ -29,7 +29,7 @@ from node.storage.packindex import NEW_PACKS, rewrite_index, write_index
 from node.storage.payloads import Stage
 from node.storage.quarantine import Desk, Intake
 from node.storage.repository import HOME, QUARANTINE, STAGE, TRASH, Repositories, Sources
-from node.storage.sweep import sweep
+from node.storage.sweep import staged, sweep
 from node.storage.threads import Threads
 from node.storage.upload import safe_protocol, upload_pack
 
@@ -124,8 +124,10 @@ class DiskObjects:
         if self._repositories.packs_came(name, NEW_PACKS) and (folder := self._repositories.find(name)) is not None:
             await self._threads.finish(write_index, self._git, folder)
 
-    async def sweep(self, packs_in_use: set[str], existing: set[str]) -> Mapping[str, int]:
-        """``existing``: names as their creators wrote them (``Register.name``)."""
+    async def sweep(self, packs_in_use: set[str] | None, existing: set[str]) -> Mapping[str, int]:
+        """``existing``: names as their creators wrote them (``Register.name``), or keys."""
+        if packs_in_use is None:
+            packs_in_use = await self._threads.run(staged, self._data_dir)
         self._stage.keep_always(packs_in_use)
         return await self._threads.finish(sweep, self._data_dir, self._repositories, packs_in_use, existing)
 

@@ -31,6 +31,11 @@ def sweep(data_dir: Path, repositories: Repositories, packs_in_use: set[str], ex
     return dict(counts)
 
 
+def staged(data_dir: Path) -> set[str]:
+    """sha256 of every pack of which something is on the stage."""
+    return {path.name.partition(".")[0] for path in _children(data_dir / STAGE)}
+
+
 def _stages(folder: Path, packs_in_use: set[str]) -> int:
     gone = set()
     for path in _children(folder):
