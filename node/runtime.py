@@ -23,7 +23,7 @@ from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
+from node.ports import Clock, Entropy, Journal, NodeState, ObjectStore, Peers, PeerState, Signer, StorageError, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State
@@ -237,8 +237,12 @@ class Runtime:
         self._spawn(self._load_doubts())
 
     async def _load_doubts(self) -> None:
+        """R1 needs no operator and nobody who asks: who is loaded settles. One that cannot be loaded keeps nobody else."""
         for repository in await self._journal.in_doubt():
-            await self._registry.get(repository)
+            try:
+                await self._registry.get(repository)
+            except StorageError as error:
+                log.error("a doubt cannot be loaded", repository=repository, error=str(error))
 
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
