@@ -78,6 +78,7 @@ class Membership:
         self._rejoined = False
         self._rejoining: Rejoining | None = None
         self._task: asyncio.Task[None] | None = None
+        self._taking = asyncio.Lock()
 
     # ------------------------------------------------------------ what others ask of it
 
@@ -218,7 +219,8 @@ class Membership:
             else:
                 break
         self._losing = ""
-        self._begin(None)
+        if self._task is None:  # an operator's word may have come meanwhile: never two attempts at once
+            self._begin(None)
 
     def plan(self, sources: frozenset[NodeId], *, accept_loss: bool) -> str:
         """``ports.Rejoins``: what an operator's word would do."""
@@ -246,14 +248,15 @@ class Membership:
         Raises:
             RejoinRefused, StorageError: the mark could not be written.
         """
-        self.plan(sources, accept_loss=True)
-        log.warning("an operator decides what a rejoining node takes", sources=sorted(sources))
-        if self._lives.standing.state is not State.REJOINING:
-            await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._begin(sources)
+        async with self._taking:
+            self.plan(sources, accept_loss=True)
+            log.warning("an operator decides what a rejoining node takes", sources=sorted(sources))
+            if self._lives.standing.state is not State.REJOINING:
+                await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            self._begin(sources)
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
         self._rejoining = Rejoining(self._edges, founders=self._founders, before_clear=self._before_clear, sources=sources)

@@ -359,3 +359,22 @@ async def test_a_closed_replica_refuses_at_once() -> None:
         request = Request(TxnId("late"), "alice", B, 0)
         with pytest.raises(NotAMember, match="it was repaired"):
             await replica.submit(Submitted(ChangeKind.DELETE, request, 10.0))
+
+
+@simulated
+async def test_two_words_of_an_operator_at_once_begin_one_attempt() -> None:
+    """[two machines of one node: the slower one would go on under a member, and take a newer incarnation from it]"""
+    async with Cluster() as cluster:
+        for node in (B, C):
+            await cluster[node].crash()
+            cluster[node].wipe()
+        for node in (B, C):
+            await cluster[node].start()
+        await cluster.settle(3)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        assert standing(cluster, B) == "rejoining"
+        take = runtime.membership.take
+        await asyncio.gather(take(frozenset({A})), take(frozenset({A})))
+        ours = [task for task in asyncio.all_tasks() if "Membership._run" in repr(task.get_coro())]
+        assert len(ours) == 2, "one each of B and C"
