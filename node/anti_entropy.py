@@ -21,7 +21,7 @@ from node.ports import Clock, Journal, NodeError, Peers, TransportError
 from node.protocol.hash_tree import PREFIXES_MAX, Branch, Difference, HashTree
 from node.protocol.ids import NodeId, Position, RepoId
 from node.protocol.messages import Branches, BranchPage, History, HistoryPage, Pong, Query, Status
-from node.repair import DAMAGED
+from node.replay import DAMAGED
 from node.replica import Replica
 
 REFRESH_PAGE = 1000

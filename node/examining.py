@@ -91,7 +91,8 @@ class Examiner:
         raise NotLooked(f"something was being applied to {repository} all the time")
 
     async def _at(self, repository: RepoId) -> tuple[Register, bool]:
-        """(the applied value, whether something is being applied). What is not in memory is not applied to."""
+        """(the applied value, whether something is being applied). What is not in memory is not applied to; and what is set
+        aside besides, because replay could not apply it, waits for nothing but this look."""
         replica = self._registry.peek(repository)
         if replica is not None:
             return replica.applied_register, replica.applying

@@ -22,8 +22,9 @@ import structlog
 from node.edges import Edges
 from node.ports import RejoinRefused, StorageError, TransportError
 from node.protocol.ids import NodeId
+from node.protocol.incarnations import newest
 from node.protocol.messages import Ping, Pong
-from node.protocol.standing import Found, Life, Lost, Standing, State, founding
+from node.protocol.standing import Found, Lost, Standing, State, founding
 from node.rejoining import Rejoining
 from node.seen import SeenLives
 
@@ -77,6 +78,7 @@ class Membership:
         self._rejoined = False
         self._rejoining: Rejoining | None = None
         self._task: asyncio.Task[None] | None = None
+        self._taking = asyncio.Lock()
 
     # ------------------------------------------------------------ what others ask of it
 
@@ -110,12 +112,17 @@ class Membership:
 
     def ping(self, peer: NodeId) -> Ping:
         """What to tell a peer."""
-        return Ping(self._lives.life, self._seen.of(peer), self._lives.standing)
+        lives = self._lives
+        return Ping(lives.life, self._seen.of(peer), lives.standing, newest(lives.incarnations, peer))
 
     def met(self, peer: NodeId, message: Ping | Pong) -> None:
         """A peer told where it stands, and what it has seen of this node."""
         if message.seen is not None:
-            self._told(peer, message.seen)
+            self._told(peer, self._lives.life.behind(message.seen))
+        if message.granted > self._lives.life.incarnation:
+            # Whoever asked for that number may never have come to use it: all that this node says is in vain until it rejoins.
+            mine = self._lives.life.incarnation
+            self._told(peer, f"incarnation {message.granted} of it was granted, this one is {mine}")
         if message.life is None or message.standing is None:
             return
         if message.standing.state is not State.NEW:  # a new journal has said nothing that could be lost
@@ -176,8 +183,7 @@ class Membership:
 
     # ------------------------------------------------------------ loss
 
-    def _told(self, peer: NodeId, seen: Life) -> None:
-        reason = self._lives.life.behind(seen)
+    def _told(self, peer: NodeId, reason: str) -> None:
         if not reason or self._losing or self._stopped or self._lives.standing.state is State.REJOINING:
             return
         if self._rejoined:
@@ -213,7 +219,8 @@ class Membership:
             else:
                 break
         self._losing = ""
-        self._begin(None)
+        if self._task is None:  # an operator's word may have come meanwhile: never two attempts at once
+            self._begin(None)
 
     def plan(self, sources: frozenset[NodeId], *, accept_loss: bool) -> str:
         """``ports.Rejoins``: what an operator's word would do."""
@@ -241,14 +248,15 @@ class Membership:
         Raises:
             RejoinRefused, StorageError: the mark could not be written.
         """
-        self.plan(sources, accept_loss=True)
-        log.warning("an operator decides what a rejoining node takes", sources=sorted(sources))
-        if self._lives.standing.state is not State.REJOINING:
-            await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._begin(sources)
+        async with self._taking:
+            self.plan(sources, accept_loss=True)
+            log.warning("an operator decides what a rejoining node takes", sources=sorted(sources))
+            if self._lives.standing.state is not State.REJOINING:
+                await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            self._begin(sources)
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
         self._rejoining = Rejoining(self._edges, founders=self._founders, before_clear=self._before_clear, sources=sources)

@@ -35,6 +35,7 @@ from node.protocol.ids import NodeId, Position, RepoId
 from node.protocol.messages import Fetch, History, HistoryEntry, HistoryPage, InlinePack, Query, Status
 from node.protocol.register import Register
 from node.registry import Registry
+from node.replay import DAMAGED
 
 ROUNDS = 3
 """A repair can bring to light what could not be looked at before: a repository that was gone has no packs either."""
@@ -43,9 +44,6 @@ HISTORY_PAGE = 64
 ASK_TIMEOUT_S = 5.0
 SHOWN_MAX = 5
 AMNESIA = frozenset({DamagedPart.RECORD, DamagedPart.DATABASE})
-
-DAMAGED = "damaged: "
-"""How the reason of a replica begins that is set aside by the scrub, and not for its history."""
 
 log = structlog.get_logger()
 

@@ -7,9 +7,11 @@ A change whose objects are nowhere on this disk is no reason not to start: a nod
 past has such ones, and needs them as little as anybody. Its repository stays unapplied, so no strong read is served from it,
 until its packs are fetched, or a deletion that it learns of makes them moot (``applying.py``).
 
-Nor is a damaged row. What it says is not known, so nothing on the disk is removed because of it, and its repository is mended
-and placed by the scrub, which hears of every damage that is met here.
+Nor is a damaged row of the journal: what is damaged is repaired by the scrub, which runs in a node that has started. Until then
+that repository is set aside, durably, and nothing that may be its own is swept.
 """
+
+from contextlib import suppress
 
 import structlog
 
@@ -21,47 +23,58 @@ from node.protocol.standing import State
 
 log = structlog.get_logger()
 
+DAMAGED = "damaged: "
+"""How the reason of a replica begins that is set aside for the scrub to repair, and not for its history."""
+
 PAGE = 256
 
 
 async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
     """Under the data directory's lock, before anything is served. Raises ``StorageError``."""
-    existing: set[str] = set()
-    after = ""
-    while page := await journal.repositories(after, PAGE):
-        existing.update(register.name for register in page)
-        after = page[-1].repository
-    doubtful = await _doubtful(config, journal, {name.lower() for name in existing})
-    try:
-        in_use: set[str] | None = await journal.packs_in_use()
-    except JournalDamaged as error:
-        log.error("damaged rows are passed over", repository="", error=str(error))
-        in_use = None
+    existing, doubtful = await _existing(config, journal)
     # What a journal that was lost does not name may be all that is left of it, if an operator accepted a loss (R4).
     lost = journal.lives.standing.state is State.REJOINING
-    swept = await store.sweep(in_use, existing, doubtful, keep=lost)
+    swept = await store.sweep(await _packs_in_use(journal), existing, doubtful, keep=lost)
     unsynced = await journal.unsynced()
     for repository, _, synced in unsynced:
         try:
             await replay_one(config, journal, store, repository, synced)
         except JournalDamaged as error:
-            log.error("damaged rows are passed over", repository=repository, error=str(error))
+            log.error("not replayed, the journal is damaged", repository=repository, error=str(error))
+            with suppress(JournalDamaged):  # then its row says so itself, to whoever loads it
+                await journal.stop_voting(repository, DAMAGED + str(error))
     log.info("replayed", repositories=len(existing), unsynced=len(unsynced), swept=dict(swept))
 
 
-async def _doubtful(config: Config, journal: Journal, existing: set[str]) -> set[str]:
-    """Keys of repositories of which the journal cannot say whether they exist."""
-    found: set[str] = set()
+async def _existing(config: Config, journal: Journal) -> tuple[set[str], set[RepoId]]:
+    """Names of all repositories that there are, and the keys of those of which the journal cannot tell."""
+    existing: set[str] = set()
+    known: set[RepoId] = set()
+    doubtful: set[RepoId] = set()
     after = ""
-    while page := await journal.care.keys(after, PAGE):
-        for repository in page:
-            if repository not in existing:
-                try:
-                    await journal.load(repository, config.voters)
-                except JournalDamaged:
-                    found.add(repository)
-        after = page[-1]
-    return found
+    while page := await journal.repositories(after, PAGE):
+        existing.update(register.name for register in page)
+        known.update(register.repository for register in page)
+        after = page[-1].repository
+    after = ""
+    while keys := await journal.care.keys(after, PAGE):
+        for repository in (key for key in keys if key not in known):
+            try:
+                await journal.load(repository, config.voters)
+            except JournalDamaged as error:
+                log.error("not known whether it exists, the journal is damaged", repository=repository, error=str(error))
+                doubtful.add(repository)
+        after = keys[-1]
+    return existing, doubtful
+
+
+async def _packs_in_use(journal: Journal) -> set[str] | None:
+    """``None`` where the journal cannot tell: then the whole stage is kept until the next start."""
+    try:
+        return await journal.packs_in_use()
+    except JournalDamaged as error:
+        log.error("the stage is not swept, the journal is damaged", error=str(error))
+        return None
 
 
 async def replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:

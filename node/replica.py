@@ -184,7 +184,13 @@ class Replica:
         )
 
     async def request(self, sender: NodeId, message: TransportRequest) -> TransportReply:
-        """A peer's verified claim, prepare, abort or commit; returns when the reply is due and its effects durable."""
+        """A peer's verified claim, prepare, abort or commit; returns when the reply is due and its effects durable.
+
+        Raises:
+            NotAMember: this object is closed.
+        """
+        if self._closed:
+            raise NotAMember(self.stopped)
         if isinstance(message, Commit) and (flaw := self._flaw(message.certificate)):
             self._alarm(f"a commit of {sender} carries a worthless certificate: {flaw}", stop=False)
             return Refused(self.repository, message.certificate.ballot, self.voter.record.promised, flaw)
@@ -199,7 +205,13 @@ class Replica:
             self._requests.pop(number, None)
 
     async def submit(self, submitted: Submitted) -> Outcome:
-        """A client's request; returns with its outcome, at the latest at its deadline and the time for an abort."""
+        """A client's request; returns with its outcome, at the latest at its deadline and the time for an abort.
+
+        Raises:
+            NotAMember: this object was closed before anything was submitted: no machine would ever answer.
+        """
+        if self._closed:
+            raise NotAMember(f"{self.stopped}; nothing was sent")
         txn = submitted.request.txn
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._answers[txn] = future

@@ -16,7 +16,8 @@ from node.examining import Examiner, NotLooked
 from node.ports import DamagedPart, JournalDamaged, NodeError, RepairPlan, RepairReport, ScrubState, StorageError
 from node.protocol.ids import RepoId
 from node.registry import Registry
-from node.repair import DAMAGED, Repair
+from node.repair import Repair
+from node.replay import DAMAGED
 
 LOOK_S = 1.0
 """How often it is looked whether somebody met damage."""

@@ -156,6 +156,7 @@ class Serving:
             mine.seen,
             mine.standing,
             root=await self._anti_entropy.root() if self._registry.open else "",
+            granted=mine.granted,
         )
 
     async def _enrol(self, node: NodeId, incarnation: int, life: str) -> Enrolment:

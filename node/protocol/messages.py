@@ -215,6 +215,8 @@ class Ping:
     life: Life | None = None
     seen: Life | None = None
     standing: Standing | None = None
+    granted: int = 1
+    """The newest incarnation of the receiver that is known here: whoever is in an older one is not counted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,8 @@ class Pong:
     """What the answering node's journal is worth (``standing.py``)."""
     root: str = ""
     """Of the tree of hashes over all committed positions (R3); empty: it does not say."""
+    granted: int = 1
+    """As in ``Ping``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from node.storage.packindex import NEW_PACKS, rewrite_index, write_index
 from node.storage.payloads import Stage
 from node.storage.quarantine import Desk, Intake
 from node.storage.repository import HOME, QUARANTINE, STAGE, TRASH, Repositories, Sources
-from node.storage.sweep import sweep
+from node.storage.sweep import staged, sweep
 from node.storage.threads import Threads
 from node.storage.upload import safe_protocol, upload_pack
 
@@ -125,16 +125,17 @@ class DiskObjects:
     async def sync(self, name: str) -> None:
         await self._threads.finish(self._repositories.sync, name)
         if self._repositories.packs_came(name, NEW_PACKS) and (folder := self._repositories.find(name)) is not None:
-            with suppress(
-                StorageError
-            ):  # git could not be started: the repository is only slower, and what was to be synced is
+            # Where git cannot be started the repository is only slower, and what was to be synced is.
+            with suppress(StorageError):
                 await self._threads.finish(write_index, self._git, folder)
 
     async def sweep(
         self, packs_in_use: set[str] | None, existing: set[str], doubtful: AbstractSet[str] = frozenset(), *, keep: bool = False
     ) -> Mapping[str, int]:
         """``existing``: names as their creators wrote them (``Register.name``)."""
-        self._stage.keep_always(packs_in_use or ())
+        if packs_in_use is None:
+            packs_in_use = await self._threads.run(staged, self._data_dir)
+        self._stage.keep_always(packs_in_use)
         work = partial(sweep, self._data_dir, self._repositories, packs_in_use, existing, doubtful, keep=keep)
         return await self._threads.finish(work)
 

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 def sweep(
     data_dir: Path,
     repositories: Repositories,
-    packs_in_use: set[str] | None,
+    packs_in_use: set[str],
     existing: set[str],
     doubtful: AbstractSet[str] = frozenset(),
     *,
@@ -35,7 +35,7 @@ def sweep(
     for folder in _children(data_dir / QUARANTINE):
         remove(folder)
         counts["quarantines"] += 1
-    counts["stages"] = _stages(data_dir / STAGE, packs_in_use) if packs_in_use is not None else 0
+    counts["stages"] = _stages(data_dir / STAGE, packs_in_use)
     for name in list(_on_disk(data_dir)):
         if _orphaned(name, existing) and name.lower() not in doubtful:
             _put_away(repositories, name, keep=keep)
@@ -52,6 +52,9 @@ def _put_away(repositories: Repositories, name: str, *, keep: bool) -> None:
         log.warning("repository kept aside", repository=name, kept=kept)
     else:
         repositories.trash(name)
+def staged(data_dir: Path) -> set[str]:
+    """sha256 of every pack of which something is on the stage."""
+    return {path.name.partition(".")[0] for path in _children(data_dir / STAGE)}
 
 
 def _stages(folder: Path, packs_in_use: set[str]) -> int:

@@ -8,11 +8,12 @@ import pytest
 
 from node import registry as registry_module
 from node.fakes import pack_of
-from node.ports import DiskRefused, StorageError
-from node.protocol.ids import Ballot, NodeId, RefName
-from node.protocol.messages import Commit, Fetch, History, HistoryPage, Prepare
+from node.ports import DamagedPart, DiskRefused, JournalDamaged, Loaded, StorageError
+from node.protocol.ids import Ballot, NodeId, RefName, RepoId
+from node.protocol.messages import Commit, Fetch, History, HistoryPage, Prepare, Vote
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
+from node.protocol.quorum import VoterSet
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, oid, simulated
 from tests.unit.storage_kit import moved
 
@@ -244,6 +245,38 @@ async def test_idle_replicas_are_forgotten_and_nothing_in_doubt_is(monkeypatch: 
         await cluster.settle(5)
         for number in range(6):
             assert len(await cluster.positions(named(number))) == 1
+
+
+@simulated
+async def test_a_repository_that_cannot_be_loaded_leaves_no_other_doubt_unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[the first of those in doubt has a damaged row: the others were not loaded, and nobody settled them]"""
+    async with Cluster() as cluster:
+        for number in (0, 1):
+            await cluster.create(A, named(number))
+        await cluster.settle(3)
+        cluster.network.rule = lambda sender, to, message: None if isinstance(message, Vote) else 0.001
+        pushes = [asyncio.create_task(cluster.push(A, 1, name=named(number))) for number in (0, 1)]
+        await cluster.settle(0.1)
+        for node in (A, B, C):
+            await cluster[node].crash()
+        for push in pushes:
+            push.cancel()
+        journal = cluster[B].journal
+        assert sorted(await journal.in_doubt()) == [named(0).key, named(1).key]
+        load = journal.load
+
+        async def damaged(repository: RepoId, members: VoterSet) -> Loaded:
+            if repository == named(0).key:
+                raise JournalDamaged(repository, DamagedPart.REFS, "a test says so")
+            return await load(repository, members)
+
+        monkeypatch.setattr(journal, "load", damaged)
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await cluster[B].start()
+        await cluster.settle(1)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        assert runtime._registry.peek(named(1).key) is not None, "whoever is loaded settles"
 
 
 @simulated

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from node.ports import NotAMember
-from node.protocol.ids import Ballot, NodeId
+from node.protocol.change import ChangeKind, Request
+from node.protocol.events import Submitted
+from node.protocol.ids import Ballot, NodeId, TxnId
 from node.protocol.messages import AcceptorRecords, Claim, Commit, Enrol, Ping, Pong, Prepare, Refused, Vote
 from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
@@ -300,3 +302,79 @@ async def test_enrolment_is_refused_by_who_is_no_member() -> None:
         cluster[B].runtime.rejoin("its journal is damaged")
         with pytest.raises(NotAMember):
             await cluster[B].runtime.serving.on_question(C, Enrol(2, "life"))
+
+
+@simulated
+async def test_a_healthy_node_whose_double_took_an_incarnation_and_went_away_rejoins_by_itself() -> None:
+    """[a second process with node-2's identity and an empty disk is enrolled, and stopped before it has learned anything:
+    node-1 and node-3 count no answer of the healthy node-2 any more]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 2)
+        await cluster.settle(2)
+        for node in (A, C):  # what the double asked for before it was stopped
+            runtime = cluster[node].runtime
+            assert runtime is not None
+            await runtime.serving.on_question(B, Enrol(2, "a double with an empty disk"))
+        await until(lambda: cluster[B].journal.identity.incarnation > 2, 20.0)
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        await cluster[C].crash()
+        await cluster.settle(3)
+        assert (await cluster.push(B, 3, 2)).kind is COMMITTED  # its own promise and its vote count
+        assert (await cluster.push(A, 4, 3)).kind is COMMITTED
+
+
+@simulated
+async def test_a_push_that_waited_for_its_turn_while_its_node_began_to_rejoin_is_answered() -> None:
+    """[its replica was closed meanwhile: no machine would ever have answered, nor given its turn back]"""
+    async with Cluster(writes_max=1, repository_writes_max=1) as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 1)
+        cluster.network.rule = lambda sender, to, message: None if _protocol(message) else 0.001
+        first = asyncio.create_task(cluster.push(B, 2, 1))
+        await cluster.settle(0.1)
+        second = asyncio.create_task(cluster.push(B, 3, 1))
+        await cluster.settle(0.1)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        runtime.rejoin("its journal is damaged")
+        cluster.network.rule = lambda sender, to, message: 0.001
+        assert (await asyncio.wait_for(first, 5)).kind is OutcomeKind.UNKNOWN
+        refused = await asyncio.wait_for(second, 5)
+        assert (refused.kind, refused.sent) == (ABORTED, False)
+        assert "rejoining" in refused.reason
+        await until(lambda: standing(cluster, B) == "member", 20.0)
+        await cluster.settle(3)
+        await pushed(cluster, 1, node=B, first=await cluster.main(B) + 1)  # the turns are free again
+
+
+@simulated
+async def test_a_closed_replica_refuses_at_once() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        replica = await cluster[B].replica()
+        await replica.close("it was repaired")
+        with pytest.raises(NotAMember, match="it was repaired"):
+            await replica.request(A, Claim(NAME.key, VoterSet.of((A, B, C)).digest, Ballot(99, A, 0), 1.0))
+        request = Request(TxnId("late"), "alice", B, 0)
+        with pytest.raises(NotAMember, match="it was repaired"):
+            await replica.submit(Submitted(ChangeKind.DELETE, request, 10.0))
+
+
+@simulated
+async def test_two_words_of_an_operator_at_once_begin_one_attempt() -> None:
+    """[two machines of one node: the slower one would go on under a member, and take a newer incarnation from it]"""
+    async with Cluster() as cluster:
+        for node in (B, C):
+            await cluster[node].crash()
+            cluster[node].wipe()
+        for node in (B, C):
+            await cluster[node].start()
+        await cluster.settle(3)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        assert standing(cluster, B) == "rejoining"
+        take = runtime.membership.take
+        await asyncio.gather(take(frozenset({A})), take(frozenset({A})))
+        ours = [task for task in asyncio.all_tasks() if "Membership._run" in repr(task.get_coro())]
+        assert len(ours) == 2, "one each of B and C"

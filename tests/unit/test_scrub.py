@@ -134,6 +134,25 @@ async def test_a_repair_that_a_crash_broke_off_is_taken_up_at_the_next_start() -
 
 
 @simulated
+async def test_what_replay_could_not_apply_is_repaired_although_nobody_asks_for_it() -> None:
+    """[set aside by replay for a damaged row, and not in memory: the look waited for what was "being applied" all the time]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        runtime, journal = cluster[B].runtime, cluster[B].journal
+        assert runtime is not None
+        await runtime._registry.drop("a start that replayed nothing of it")
+        await journal.flush()
+        journal._rows[KEY].applied = journal._rows[KEY].synced = 1
+        journal._rows[KEY].stopped = "damaged: replay met a row"
+        cluster[B].store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        for node in (A, C):
+            await cluster[node].crash()  # nobody asks for it
+        state = await look(cluster, B, 60)
+        assert (state.found, state.repaired) == (1, 1), state
+        assert cluster[B].store.repositories[str(NAME)].refs[MAIN] == oid(2)
+
+
+@simulated
 async def test_an_alarm_about_history_is_not_cleared_by_a_repair() -> None:
     async with Cluster(**FAST) as cluster:
         await pushed(cluster)

@@ -1,0 +1,98 @@
+"""Replay at start over a journal that is damaged in places: the node starts, nothing whole is removed, the rest is replayed."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from node.ports import DamagedPart
+from node.protocol.acceptor import CommitOp
+from node.protocol.names import RepositoryName
+from node.protocol.register import Register
+from node.replay import replay
+from node.storage.git import GitLimits
+from node.storage.journal import SqliteJournal
+from node.storage.objects import DiskObjects
+from tests.unit.runtime_kit import A, Cluster
+from tests.unit.storage_kit import MAIN, NAME, creation, history, moved, pack_of, receive, refs_by_git, refs_of, register
+
+OTHER = RepositoryName("zoe", "other")
+CONFIG = Cluster().config(A)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[DiskObjects]:
+    store = DiskObjects(tmp_path / "data", GitLimits(warm_max=0, free_bytes_min=0))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def journal(tmp_path: Path, store: DiskObjects) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal.open(tmp_path / "data", node=A, cluster="test", linger_s=30.0)
+    yield journal
+    await journal.close()
+
+
+async def pushed(journal: SqliteJournal, store: DiskObjects, name: RepositoryName) -> Register:
+    """A repository with one push, committed and applied, not synced."""
+    value = register(name)
+    change = creation(value, name)
+    await journal.write(CommitOp(name.key, change), members=CONFIG.voters, at_ms=1)
+    value = value.applied(change)
+    await store.apply(value, change, value, ())
+    things, txn = history(content=str(name).encode()), name.name
+    async with await receive(store, pack_of(*things), txn) as received:
+        await received.promote()
+        change = moved(value, {MAIN: things[-1].oid}, received.packs, txn)
+        await journal.write(CommitOp(name.key, change), members=CONFIG.voters, at_ms=2, packs=received.inline)
+        value = value.applied(change)
+        await store.apply(value, change, value, received.inline)
+    await journal.mark_applied(name.key, value.position.version)
+    return value
+
+
+async def damaged(journal: SqliteJournal, sql: str) -> None:
+    await journal._writer.submit(lambda db: db.execute(sql))
+
+
+async def test_a_repository_whose_row_is_damaged_keeps_its_files(journal: SqliteJournal, store: DiskObjects) -> None:
+    """[the row is left out of what exists; the sweep took the repository for an orphan, and removed every pack of it]"""
+    value = await pushed(journal, store, NAME)
+    await journal.mark_synced(NAME.key, value.position.version)
+    await journal.flush()
+    for sql in (
+        "UPDATE registers SET head = 'refs/heads/maim'",
+        "UPDATE registers SET present = 0",
+        "UPDATE registers SET name = 'q'",
+    ):
+        await damaged(journal, sql)
+        await replay(CONFIG, journal, store)
+        assert refs_by_git(store.path(str(NAME))) == refs_of(value), sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "part"),
+    [
+        ("UPDATE registers SET head = 'refs/heads/maim' WHERE repository = 'alice/project'", DamagedPart.VALUE),
+        ("UPDATE refs SET oid = replace(oid, '6', '7') WHERE repository = 'alice/project'", DamagedPart.REFS),
+        ("UPDATE refs SET name = name || 'x' WHERE repository = 'alice/project'", DamagedPart.REFS),
+        ("UPDATE history SET change = '{}' WHERE repository = 'alice/project' AND version = 2", DamagedPart.HISTORY),
+        ("UPDATE inline_packs SET pack_index = x'00'", DamagedPart.PACK),
+        ("UPDATE pack_uses SET version = 4", DamagedPart.INDEX),
+    ],
+)
+async def test_damage_in_one_repository_keeps_no_node_from_starting(
+    journal: SqliteJournal, store: DiskObjects, sql: str, part: DamagedPart
+) -> None:
+    """[what is damaged is repaired by a scrub, which runs in a node that has started]"""
+    await pushed(journal, store, NAME)
+    other = await pushed(journal, store, OTHER)
+    await damaged(journal, sql)
+    await replay(CONFIG, journal, store)
+    assert part in {damage.part for damage in journal.damages}, "the scrub will hear of it"
+    assert refs_by_git(store.path(str(OTHER))) == refs_of(other)
+    if part is not DamagedPart.PACK:
+        synced = {repository for repository, *_ in await journal.unsynced()}
+        await journal.flush()
+        assert OTHER.key not in {repository for repository, *_ in await journal.unsynced()}, synced
