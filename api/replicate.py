@@ -37,7 +37,8 @@ class Replicate:
         if answered.content_type == "application/problem+json" and isinstance(answered.body, bytes):
             about = {"instance": request.url.path, "request_id": request.state.request_id}
             said = json.dumps({**json.loads(answered.body), **about})
-            return Response(said, status_code=answered.status, media_type=answered.content_type)
+            again = {} if answered.retry_after_s is None else {"Retry-After": str(answered.retry_after_s)}
+            return Response(said, status_code=answered.status, media_type=answered.content_type, headers=again)
         if isinstance(answered.body, bytes):
             return Response(answered.body, status_code=answered.status, media_type=answered.content_type)
         return ByteStream(answered.body, answered.status, answered.content_type)

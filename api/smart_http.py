@@ -12,6 +12,7 @@ References: gitprotocol-http(5), git-http-backend(1).
 
 import asyncio
 import re
+from contextlib import suppress
 from urllib.parse import parse_qs
 
 import structlog
@@ -148,14 +149,17 @@ class SmartHttp:
 
     async def _read_to_push(self, exchange: Exchange, name: RepositoryName, fresh: Freshness) -> Register:
         """What a push is compared with. Without a majority in reach what this node knows will do: the coordinator looks at
-        the old values again, and it is the one to say, ref by ref, which nodes a quorum lacks."""
+        the old values again, and it is the one to say, ref by ref, which nodes a quorum lacks. Only a no is the others' to
+        say, however long they take: the repository may be new, and not known here yet."""
         try:
             async with asyncio.timeout(READ_TO_PUSH_S):
                 return await self._read(exchange, name, fresh)
         except VersionNotReached:
             raise
         except (ReadUnavailable, TimeoutError):
-            return await self._read(exchange, name, Freshness(Consistency.LOCAL, fresh.at_least))
+            with suppress(RepositoryAbsent):
+                return await self._read(exchange, name, Freshness(Consistency.LOCAL, fresh.at_least))
+        return await self._read(exchange, name, fresh)
 
     async def _find(self, exchange: Exchange, name: RepositoryName) -> None:
         """Whether there is something to push to. What this node knows is enough for a yes: the coordinator looks at

@@ -21,9 +21,12 @@ from urllib.parse import urlsplit
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPError, ConnectionWrongStateError
+from pika.exceptions import AMQPError, ConnectionOpenAborted, ConnectionWrongStateError
 
 CONNECT_TIMEOUT_S = 4.0
+HANDSHAKE_TIMEOUT_S = 3.5
+"""pika's own deadline for TCP and AMQP, before ours: a connection that we close in the middle of its handshake makes pika 1.4.4
+fail an assertion of its own (``Session.close``), one that it gives up itself does not."""
 CALL_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 HEARTBEAT_S = 6
@@ -125,7 +128,12 @@ class Session:
         _resolve(self.lost, why)
 
     async def close(self) -> None:
-        """Close in good order, bounded; every callback has run when it returns."""
+        """Close in good order, bounded; every callback has run when it returns.
+
+        In the middle of a handshake pika reports the abort by a class instead of an exception, and then fails an assertion in
+        ``_on_connection_workflow_done``, which asyncio logs. By then it has told ``_on_gone``, and it closes its socket all the
+        same: nothing is lost by it.
+        """
         with suppress(ConnectionWrongStateError):  # closed or closing already
             if not (self._connection.is_closed or self._connection.is_closing):
                 self._connection.close()
@@ -263,7 +271,7 @@ def _parameters(url: str, name: str) -> pika.URLParameters:
     parameters.connection_attempts = 1
     parameters.retry_delay = 0
     parameters.socket_timeout = CONNECT_TIMEOUT_S / 2
-    parameters.stack_timeout = CONNECT_TIMEOUT_S
+    parameters.stack_timeout = HANDSHAKE_TIMEOUT_S
     parameters.client_properties = {"connection_name": name, "product": "gitquorum"}
     return parameters
 
@@ -272,6 +280,8 @@ def _describe(error: BaseException) -> str:
     """pika wraps the reason in up to three exceptions; people want the innermost sentence."""
     while (inner := _inner(error)) is not None:
         error = inner
+    if isinstance(error, ConnectionOpenAborted):
+        return f"the broker took the connection, but the AMQP handshake did not end within {HANDSHAKE_TIMEOUT_S:g} s"
     text = getattr(error, "reply_text", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:300]
 

@@ -21,6 +21,8 @@ SERVED_MAX = 1024
 """Requests of peers in work at once; more get 503."""
 REPLY_TIMEOUT_S = 5.0
 """Only written into the reply, for people."""
+RETRY_AFTER_S = 1
+"""With every 503: what this node cannot take now it may take by then."""
 
 _STATUS = {
     "oversize": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -113,4 +115,5 @@ class DirectServer:
 def problem(status: HTTPStatus, detail: str) -> DirectAnswer:
     """RFC 9457."""
     body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail[:500]}
-    return DirectAnswer(int(status), msgspec.json.encode(body), "application/problem+json")
+    retry_after_s = RETRY_AFTER_S if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return DirectAnswer(int(status), msgspec.json.encode(body), "application/problem+json", retry_after_s)

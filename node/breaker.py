@@ -13,7 +13,9 @@ no rule of safety looks at it. Heartbeats go on, so there is no trial that could
 once through to the peer, no more.
 
 Slow is relative: a peer is slow when another one answered meanwhile, and it is skipped for being slow only while a write
-quorum is left without it. A node that is overloaded itself finds everybody slow, and must not cut itself off for that.
+quorum is left without it. A node that is overloaded itself finds everybody slow, and must not cut itself off for that. So it
+is on the way back: where no write quorum is left without a peer, a slow answer is as good as a quick one; and one that
+answers at all after the pause is asked again, though not waited for. Else a peer that is far away never came back.
 """
 
 from collections.abc import Callable, Iterable
@@ -134,7 +136,9 @@ class Breakers:
         peer.answered_at = now
         if not ping:
             peer.spoke_at = now
-        if took_s > SLOW_S:
+        if took_s > SLOW_S and self._spared(node):
+            if peer.circuit is Circuit.OPEN and peer.failures and now >= peer.open_until:
+                peer.failures, peer.reason = 0, f"it answers again, but slower than {SLOW_S:g} s"
             return  # ``slow`` was told when that time was over
         peer.slow = 0
         if peer.circuit is Circuit.CLOSED:

@@ -237,7 +237,7 @@ class Front:
         async with self._writes.turn(name.key):
             # The quorum's deadline counts from here: whoever waited for its turn has not asked anybody yet.
             deadline_at = self._clock.now() + self._config.prepare_timeout_s
-            replica = await self._registry.get(name.key)  # the one from before may have been closed while this waited
+            replica = await self._registry.get(name.key)  # anew: it may have been closed while this waited for its turn
             return await replica.submit(Submitted(kind, request, deadline_at, atomic, created, inline_bytes))
 
     # ------------------------------------------------------------ reads

@@ -274,6 +274,8 @@ class DirectAnswer:
     status: int
     body: bytes | AsyncIterator[bytes]
     content_type: str = "application/json"
+    retry_after_s: int | None = None
+    """With a 503: when to ask again."""
 
 
 class DirectEndpoint(Protocol):

@@ -104,7 +104,7 @@ class Reader:
         self._candidates(replica)
 
     async def question(self, replica: Replica) -> list[Status]:
-        """The answers of a majority of the voters, the own one included unless this replica is set aside.
+        """The answers of a majority of the voters, the own one included unless this replica is set aside or is no voter.
 
         Raises:
             ReadUnavailable: if too few answer.
@@ -119,11 +119,15 @@ class Reader:
 
     def _candidates(self, replica: Replica) -> list[NodeId]:
         """Whom to ask; raises ``ReadUnavailable`` if they cannot be enough."""
-        voters, own = replica.register.voters, 0 if replica.stopped else 1
+        voters, own = replica.register.voters, self._counts(replica)
         peers = self.in_reach(replica)
         if own + len(peers) < voters.majority:
             raise self._too_few(replica, [self._me] if own else [])
         return peers
+
+    def _counts(self, replica: Replica) -> bool:
+        """Whether this node's own answer is one of a voter's."""
+        return not replica.stopped and self._me in replica.register.voters.nodes
 
     def in_reach(self, replica: Replica) -> list[NodeId]:
         """The other voters that are worth a question."""
@@ -140,7 +144,7 @@ class Reader:
         """The own answer, and those of ``peers``: all are asked at once, the first that make a majority are enough. Fewer
         when all have answered or failed. What a newer incarnation makes worthless does not count (R4)."""
         voters, own = replica.register.voters, replica.status()
-        heard = {} if replica.stopped else {self._me: own}
+        heard = {self._me: own} if self._counts(replica) else {}
         asked = {asyncio.create_task(self._ask(peer, replica)): peer for peer in peers}
         waiting: set[asyncio.Task[Status | None]] = set(asked)
         answers = fresh(heard, own.incarnations)

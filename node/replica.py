@@ -187,10 +187,9 @@ class Replica:
         """A peer's verified claim, prepare, abort or commit; returns when the reply is due and its effects durable.
 
         Raises:
-            NotAMember: this object is closed.
+            NotAMember: this object is closed, now or before the answer.
         """
-        if self._closed:
-            raise NotAMember(self.stopped)
+        self._refuse_if_closed()
         if isinstance(message, Commit) and (flaw := self._flaw(message.certificate)):
             self._alarm(f"a commit of {sender} carries a worthless certificate: {flaw}", stop=False)
             return Refused(self.repository, message.certificate.ballot, self.voter.record.promised, flaw)
@@ -208,10 +207,9 @@ class Replica:
         """A client's request; returns with its outcome, at the latest at its deadline and the time for an abort.
 
         Raises:
-            NotAMember: this object was closed before anything was submitted: no machine would ever answer.
+            NotAMember: this object was closed before; nothing was submitted.
         """
-        if self._closed:
-            raise NotAMember(f"{self.stopped}; nothing was sent")
+        self._refuse_if_closed()
         txn = submitted.request.txn
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._answers[txn] = future
@@ -222,6 +220,11 @@ class Replica:
             raise
         self._feed(self.coordinator, submitted)
         return await asyncio.shield(future)
+
+    def _refuse_if_closed(self) -> None:
+        """Its machines hear nothing any more: whoever asked them would wait for ever."""
+        if self._closed:
+            raise NotAMember(self.stopped)
 
     def set_aside(self, reason: str) -> None:
         """No votes and no reads, until it is repaired and loaded again."""

@@ -119,7 +119,16 @@ def _run(
                 branch = f"round-{next(numbers)}"
                 fault = _fault(kind, home, hit, plan.hold_s, output)
                 output.progress(f"{branch}: {kind} {hit.id}")
-                seen = run_round(fault, others, repository, branch, hold_s=plan.hold_s, limits=plan.limits, say=output.progress)
+                seen = run_round(
+                    fault,
+                    others,
+                    repository,
+                    branch,
+                    hold_s=plan.hold_s,
+                    limits=plan.limits,
+                    say=output.progress,
+                    undoing=interrupts.held,
+                )
                 done.append(seen)
                 pushed += seen.pushed
                 for problem in seen.problems:

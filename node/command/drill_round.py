@@ -139,8 +139,8 @@ def run_round(
             say(f"{hit.id}: {_DONE[fault.kind]}, pushes go on for {hold_s:g} s")
             time.sleep(hold_s)
         finally:
-            ended_at = time.monotonic()
             with undoing():
+                ended_at = time.monotonic()
                 fault.end()
         seen.serves_s = time.monotonic() - ended_at
         current_at = _until_current(hit, others, repository)

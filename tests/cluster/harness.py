@@ -321,8 +321,12 @@ class Cluster:
 
     def arm(self, fault: str, *nodes: int) -> None:
         """Start these again with an armed fault point (node/faults.py), and wait until all is well."""
+        self.start_with({"GITQUORUM_FAULT_POINTS": json.dumps([fault])}, *nodes)
+
+    def start_with(self, env: Mapping[str, str], *nodes: int) -> None:
+        """Start these again with settings for this test only, and wait until all is well."""
         self.kill(*nodes)
-        self.cli("up", *self._wish(), env={"GITQUORUM_FAULT_POINTS": json.dumps([fault])}, timeout_s=120)
+        self.cli("up", *self._wish(), env=env, timeout_s=120)
         for node in nodes:
             self._tainted[node] = "armed"
         wait(self.ready, READY_TIMEOUT_S, "the cluster is ready again")

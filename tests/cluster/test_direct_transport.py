@@ -165,9 +165,10 @@ async def test_a_handler_that_fails_is_a_500_without_a_traceback_and_a_busy_one_
         raise Busy("full") if isinstance(message, Ping) else RuntimeError("secret detail")
 
     server = DirectServer(codec(TWO), transport_handler=None, direct_handler=fails, fetch_handler=nothing)
-    assert (await server.serve("ping", codec(ONE).seal(Ping(), TWO, timeout_s=1).data)).status == 503
+    busy = await server.serve("ping", codec(ONE).seal(Ping(), TWO, timeout_s=1).data)
+    assert (busy.status, busy.retry_after_s) == (503, 1)
     answer = await server.serve("query", codec(ONE).seal(Query(REPO), TWO, timeout_s=1).data)
-    assert answer.status == 500
+    assert (answer.status, answer.retry_after_s) == (500, None)
     assert b"secret" not in answer.body  # type: ignore[operator]
 
 
@@ -183,7 +184,8 @@ async def test_more_requests_than_the_bound_are_told_so(monkeypatch: pytest.Monk
     body = codec(ONE).seal(Ping(), TWO, timeout_s=1).data
     first = asyncio.create_task(server.serve("ping", body))
     await asyncio.sleep(0)
-    assert (await server.serve("ping", body)).status == 503
+    refused_ = await server.serve("ping", body)
+    assert (refused_.status, refused_.retry_after_s) == (503, 1)
     release.set()
     assert (await first).status == 200
 

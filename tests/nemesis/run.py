@@ -22,6 +22,11 @@ from tests.nemesis.repository_model import RepositoryModel, calls_of
 from tests.nemesis.workload import GitUser, Person, Town
 
 PROGRESS_S = 15.0
+OURS = (
+    *('"alarm"', '"machine failed"', '"task failed"', '"internal error"', '"callback failed"', '"scrub failed"'),
+    '"event": "handler of ',
+)
+"""Events that tell of a fault of ours, which no fault from outside excuses."""
 Say = Callable[[str], None]
 
 
@@ -133,9 +138,9 @@ def _is_ours(line: str) -> bool:
     were flipped in it is what should happen."""
     if '"alarm"' in line and '"damaged' in line:
         return False
-    return any(
-        event in line for event in ('"alarm"', '"machine failed"', '"task failed"', '"internal error"', '"callback failed"')
-    )
+    if '"logger": "asyncio"' in line:  # what nobody caught, or looked at; the exception is a fault of pika (docs/operations.md)
+        return "_on_connection_workflow_done" not in line
+    return any(event in line for event in OURS)
 
 
 async def _storm(

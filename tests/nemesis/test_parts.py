@@ -14,6 +14,7 @@ from tests.nemesis.faults import KINDS
 from tests.nemesis.field import Field
 from tests.nemesis.history import ZERO, History, Kind, Operation, Outcome, Update, read
 from tests.nemesis.plan import Tally, chosen, deck
+from tests.nemesis.run import _is_ours
 
 
 def test_git_takes_the_packs(tmp_path: Path) -> None:
@@ -26,6 +27,26 @@ def test_git_takes_the_packs(tmp_path: Path) -> None:
     for oid in (first.oid, second.oid):
         assert git("rev-list", "--objects", oid, cwd=tmp_path).out.count("\n") == 6
     assert len({root.oid, first.oid, second.oid}) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "ours"),
+    [
+        ('{"event": "Task exception was never retrieved", "level": "error", "exception": "…", "logger": "asyncio"}', True),
+        (
+            '{"event": "Exception in callback _Async…", "exception": "… in _on_connection_workflow_done …", '
+            '"level": "error", "logger": "asyncio"}',
+            False,
+        ),
+        ('{"event": "handler of claim failed", "level": "error", "logger": "broker.amqp"}', True),
+        ('{"event": "scrub failed", "level": "error"}', True),
+        ('{"event": "alarm", "reason": "damaged: refs/heads/main", "level": "error"}', False),
+        ('{"event": "journal refused a write", "error": "disk full", "level": "error"}', False),
+    ],
+)
+def test_what_nodes_log_of_their_own_faults_fails_a_run(line: str, ours: bool) -> None:
+    """What an exception that nobody caught says comes from asyncio, and passed for nothing."""
+    assert _is_ours(line) is ours
 
 
 def test_a_seed_is_a_plan() -> None:

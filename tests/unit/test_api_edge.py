@@ -284,6 +284,8 @@ class FakeDirect:
     async def serve(self, kind: str, body: bytes) -> DirectAnswer:
         if kind == "fetch":
             return DirectAnswer(200, self._stream(), "application/octet-stream")
+        if kind == "ping":
+            return DirectAnswer(503, b'{"status": 503}', "application/problem+json", 3)
         return DirectAnswer(403, kind.encode() + b":" + body[:10])
 
     async def _stream(self) -> AsyncIterator[bytes]:
@@ -299,6 +301,9 @@ async def test_envelopes_reach_the_direct_endpoint_and_answers_come_back(service
     app = create_app(service, make_config(tmp_path), direct=direct)
     answer = await ask(app, "POST", "/replicate/prepare", body=b"envelope")
     assert (answer.status, answer.body, answer.headers["content-type"]) == (403, b"prepare:envelope", "application/json")
+    assert "retry-after" not in answer.headers
+    busy = await ask(app, "POST", "/replicate/ping", body=b"envelope")
+    assert (busy.status, busy.headers["retry-after"]) == (503, "3")
     stream = await ask(app, "POST", "/replicate/fetch", body=b"x")
     assert (stream.body, stream.headers["content-type"]) == (b"onetwo", "application/octet-stream")
     assert direct.closed

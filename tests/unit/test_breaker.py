@@ -115,6 +115,40 @@ def test_a_trial_that_fails_doubles_the_pause_up_to_a_bound() -> None:
     assert changes.breakers.opened(B) == 9
 
 
+def test_peers_that_are_far_away_come_back_after_an_outage() -> None:
+    """Every ping takes longer than what is slow here. Both were skipped for ever: no write, and nothing was sent to either."""
+    changes = Changes()
+    for peer in (B, C):
+        for _ in range(FAILURES_MAX):
+            changes.breakers.failed(peer, "refused", 0.0, 0.0)
+    assert changes.breakers.open == {B, C}
+    for number in range(1, 60):
+        for peer in (B, C):
+            changes.breakers.answered(peer, SLOW_S + 0.1, number / 2, ping=True)
+    assert len(changes.breakers.open) <= 1, "a write quorum is waited for"
+    assert changes.breakers.admits(B)
+    assert changes.breakers.admits(C)
+
+
+def test_one_that_is_far_away_is_asked_again_after_an_outage_and_waited_for_when_it_is_needed() -> None:
+    gone: set[NodeId] = set()
+    breakers = Breakers((B, C), needed=2, suspected=lambda: frozenset(gone), on_change=lambda: None)
+    for _ in range(FAILURES_MAX):
+        breakers.failed(B, "refused", 0.0, 0.0)
+    assert not breakers.admits(B)
+    for number in range(1, 60):
+        breakers.answered(B, SLOW_S + 0.1, number / 2, ping=True)
+        breakers.answered(C, 0.01, number / 2, ping=True)
+    assert breakers.open == {B}
+    assert breakers.admits(B), "it missed every change for ever"
+    assert breakers.reason(B) == "it answers again, but slower than 0.3 s"
+    gone.add(C)
+    for number in range(60, 70):
+        breakers.answered(B, SLOW_S + 0.1, number / 2, ping=True)
+    assert not breakers.open
+    assert "node-2 closed" in repr(breakers)
+
+
 # ---------------------------------------------------------------- on whole nodes
 
 

@@ -1,7 +1,8 @@
 """Several brokers in one URL: tried in turn, quickly within a round, slower after a round in which none was there."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from pika.exceptions import ChannelWrongStateError
@@ -100,3 +101,57 @@ async def test_what_is_wrong_is_told_with_the_broker_that_it_was_told_by() -> No
     assert not refusing & (closing - {"connecting", "disconnected"})
     assert "geheim" not in str(seen) + repr(link)
     assert link.user == "a"
+
+
+async def test_a_broker_that_never_answers_the_handshake_is_given_up_by_pika_itself_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A paused one: TCP is taken, and nothing comes. Given up by us at the same moment, pika's own assertion failed, and the
+    log had a traceback for it (once seen in a nemesis run)."""
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT_S", 0.3)
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    async with silent() as (url, ended):
+        link = Link(url, "a link", never)
+        link.start()
+        said = set()
+        async with asyncio.timeout(20):
+            while link.reconnects < 3:
+                said.add(link.problem)
+                await asyncio.sleep(0.001)
+            for _ in range(3):
+                await ended.acquire()
+        assert any("handshake did not end within 0.3 s" in problem for problem in said), said
+        await link.stop()
+    assert len(problems) <= 1, "the last one may be stopped in the middle of its handshake"
+
+
+async def test_a_link_that_is_stopped_in_the_middle_of_a_handshake_ends_and_closes_its_socket() -> None:
+    """pika 1.4.4 fails an assertion then, in a callback of its own: said by asyncio, harmless. Where pika has mended that, this
+    test says so by failing: the row in docs/operations.md can go."""
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context.get("exception")))
+    async with silent() as (url, ended):
+        link = Link(url, "a link", never)
+        link.start()
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(1.5):
+            await link.stop()
+            await ended.acquire()
+    assert [type(problem) for problem in problems] == [AssertionError]
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[tuple[str, asyncio.Semaphore]]:
+    """A port that takes connections and says nothing; the semaphore counts those that were closed from the other end."""
+    ended = asyncio.Semaphore(0)
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read()  # the protocol header, and then to its end
+        ended.release()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        yield f"amqp://a:b@127.0.0.1:{server.sockets[0].getsockname()[1]}/v", ended

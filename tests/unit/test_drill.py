@@ -5,6 +5,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -398,6 +400,28 @@ def test_interrupts_wait_while_something_is_undone() -> None:
         with pytest.raises(KeyboardInterrupt):
             wait(number)
     assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_ctrl_c_while_a_fault_is_undone_waits_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole drill, not only the context: a second Ctrl-C broke off the start of the node that had been killed."""
+    undone: list[str] = []
+
+    def interrupted(
+        fault: Fault, *_: Any, undoing: Callable[[], AbstractContextManager[None]] = nullcontext, **__: Any
+    ) -> Round:
+        with undoing():
+            os.kill(os.getpid(), signal.SIGINT)
+            undone.append(fault.kind)
+        raise AssertionError("the interrupt is raised at the end of the block")
+
+    for name in ("_check_well", "_create", "_remove"):
+        monkeypatch.setattr(drill, name, lambda *_: None)
+    monkeypatch.setattr(drill, "why_not", lambda kind, target: "")
+    monkeypatch.setattr(drill, "run_round", interrupted)
+    targets = (*OTHERS, Target("node-1", "http://1"))
+    with pytest.raises(CommandError, match="what was done is undone"):
+        drill.drill(Home(Path("/nonexistent/drill")), targets, drill.Plan(), Recorder(), lambda question: True)
+    assert undone == ["kill"]
 
 
 def node(ready: int, health: dict[str, Any]) -> "Serving":

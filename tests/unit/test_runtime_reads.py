@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from node.ports import Consistency, ReadUnavailable, RepositoryAbsent, StorageEr
 from node.protocol.ids import NodeId, RefName
 from node.protocol.messages import Abort, Claim, Commit, History, Message, Prepare, Query, Status
 from node.protocol.outcome import OutcomeKind
+from node.protocol.quorum import VoterSet
 from node.reading import LATE_MAX
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated, until
 
@@ -64,6 +66,22 @@ async def test_a_read_with_one_peer_down_needs_only_the_other() -> None:
         began = asyncio.get_running_loop().time()
         assert await cluster.main(B) == 1
         assert asyncio.get_running_loop().time() - began < 0.1
+
+
+@simulated
+async def test_a_node_that_is_no_voter_of_a_repository_does_not_count_itself() -> None:
+    """Its member list grew after the repository was made; with one voter's answer and its own it had two, which is no majority
+    of the voters: what the other two decided meanwhile was not seen."""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(1)
+        for node in cluster.nodes:
+            replica = await cluster[node].replica()
+            replica.register = replace(replica.register, voters=VoterSet.of((A, B, NodeId("node-0"))))
+        assert await cluster.main(C) == 0
+        cluster.network.cut = {frozenset((C, A))}
+        with pytest.raises(ReadUnavailable, match="2 of 3 voters"):
+            await cluster.main(C)
 
 
 @simulated

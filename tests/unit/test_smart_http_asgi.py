@@ -15,9 +15,11 @@ from api import side_band
 from api.git_body import Budget
 from api.pkt import packets, pkt
 from api.smart_http import SmartHttp
-from node.ports import Busy, DiskRefused, PackRefused, ReadUnavailable, RepositoryAbsent, Service, StorageError
+from node.ports import Busy, Consistency, DiskRefused, PackRefused, ReadUnavailable, RepositoryAbsent, Service, StorageError
 from node.protocol.ids import ZERO_OID, Position, RefName, TxnId, digest_of
+from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind
+from node.protocol.register import Register
 from tests.unit.asgi_client import Answer, call
 from tests.unit.fake_git_service import FakeGitService, config_for, git
 
@@ -220,6 +222,27 @@ async def test_what_cannot_be_answered_is_refused_with_a_problem(
     assert problem["status"] == status
     assert problem["detail"]
     assert set(service.calls) <= {"read"}
+
+
+@pytest.mark.parametrize("lonely", [False, True], ids=["others are slow", "no majority"])
+async def test_a_push_to_what_this_node_has_not_heard_of_is_no_404_before_the_others_were_asked(
+    app: SmartHttp, service: FakeGitService, monkeypatch: pytest.MonkeyPatch, lonely: bool
+) -> None:
+    """Created a moment ago on another node. The look at the others took longer than a push's look may, what this node knew
+    by itself was taken for an answer, and git said that the repository was not found."""
+
+    async def read(name: RepositoryName, consistency: Consistency, at_least: int = 0) -> Register:
+        if consistency is Consistency.LOCAL:
+            raise RepositoryAbsent(f"repository {name} does not exist")
+        if lonely:
+            raise ReadUnavailable("a linearizable read needs 2 of 3 voters")
+        await asyncio.sleep(0.1)
+        return await FakeGitService.read(service, name, consistency, at_least)
+
+    monkeypatch.setattr("api.smart_http.READ_TO_PUSH_S", 0.02)
+    monkeypatch.setattr(service, "read", read)
+    answer = await call(app, "GET", f"{REPOSITORY}/info/refs?service=git-receive-pack")
+    assert answer.status == (503 if lonely else 200)
 
 
 @pytest.mark.parametrize(

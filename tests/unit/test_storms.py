@@ -6,13 +6,15 @@ from collections import Counter
 
 import pytest
 
-from node.ports import Busy, Consistency
-from node.protocol.ids import RefName
-from node.protocol.messages import Message, Prepare
+from node.ports import Busy, Consistency, NotAMember
+from node.protocol.change import ChangeKind, Request
+from node.protocol.events import Submitted
+from node.protocol.ids import Ballot, RefName, TxnId
+from node.protocol.messages import Claim, Message, Prepare
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind
 from node.retries import FLOOR_PER_S, RATIO, TOKENS_MAX
-from tests.unit.runtime_kit import NAME, A, Cluster, simulated
+from tests.unit.runtime_kit import NAME, A, B, Cluster, simulated
 
 LIMITS = {"writes_max": 8, "repository_writes_max": 4, "writes_waiting_max": 40, "turn_wait_s": 1.0}
 STORM = 200
@@ -137,3 +139,40 @@ async def test_repetitions_to_a_peer_that_is_silent_stay_within_the_budget() -> 
         again = cluster.network.sent[A, "Prepare"]
         print(f"{again} repetitions of {2 * len(names)} prepares in three seconds")  # noqa: T201
         assert 100 <= again <= 2 * len(names) * RATIO + TOKENS_MAX + 3 * FLOOR_PER_S
+
+
+@simulated
+async def test_a_push_whose_replica_is_loaded_again_while_it_waits_for_its_turn_is_answered() -> None:
+    """As a repair does. It was submitted to the object that had been closed, which answers nobody: its client, and the turn it
+    held, waited for ever."""
+    async with Cluster(repository_writes_max=1, turn_wait_s=5.0) as cluster:
+        await cluster.create(A)
+        cluster.network.rule = lambda sender, to, message: 0.5 if isinstance(message, Prepare) else 0.001
+        first = asyncio.create_task(push(cluster, 1, NAME))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(push(cluster, 2, NAME))
+        await asyncio.sleep(0.1)
+        runtime = cluster[A].runtime
+        assert runtime is not None
+        await runtime._registry.reload(NAME.key)
+        async with asyncio.timeout(20):
+            answers = await asyncio.gather(first, second)
+        assert all(isinstance(answer, Outcome) for answer in answers)
+        assert answers[1].kind is OutcomeKind.COMMITTED  # type: ignore[union-attr]
+        assert repr(cluster[A].service._writes).startswith("<Gate writes: 0/")
+
+
+@simulated
+async def test_a_closed_replica_refuses_at_once_whoever_still_holds_it() -> None:
+    """A node that begins to rejoin closes them all; who had just been given one must not wait for its answer for ever."""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        replica = await cluster[A].replica()
+        await replica.close("this node rejoins")
+        record, now = replica.voter.record, asyncio.get_running_loop().time()
+        claim = Claim(NAME.key, replica.register.voters.digest, Ballot(record.promised.round + 1, B, 0), 1.0)
+        submitted = Submitted(ChangeKind.UPDATE, Request(TxnId("tx-1"), "alice", A, 0), now + 2.0)
+        for asked in (replica.request(B, claim), replica.submit(submitted)):
+            with pytest.raises(NotAMember, match="this node rejoins"):
+                await asyncio.wait_for(asked, 10)
+        assert not replica.busy or replica.stopped
