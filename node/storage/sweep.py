@@ -52,6 +52,8 @@ def _put_away(repositories: Repositories, name: str, *, keep: bool) -> None:
         log.warning("repository kept aside", repository=name, kept=kept)
     else:
         repositories.trash(name)
+
+
 def staged(data_dir: Path) -> set[str]:
     """sha256 of every pack of which something is on the stage."""
     return {path.name.partition(".")[0] for path in _children(data_dir / STAGE)}
