@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import islice
 
 from node.edges import Edges
@@ -40,11 +40,7 @@ class Registry:
         if known is not None:
             self._replicas.move_to_end(repository)
             return known
-        loading = self._loading.get(repository)
-        if loading is None:
-            loading = asyncio.create_task(self._load(repository))
-            self._loading[repository] = loading
-            loading.add_done_callback(lambda _: self._loading.pop(repository, None))
+        loading = self._loading.get(repository) or self._load_by(repository, self._load(repository))
         return await asyncio.shield(loading)
 
     @property
@@ -69,12 +65,14 @@ class Registry:
 
     async def reload(self, repository: RepoId, reason: str) -> Replica:
         """Forget what is in memory, and load it again from the journal: its replica is set aside, or was repaired. Whatever
-        it was doing has ended then."""
-        old = self._replicas.pop(repository, None)
-        if old is not None:
-            await old.close(reason)
-        await self._journal.flush()  # what it was writing is written
-        return await self.get(repository)
+        it was doing has ended then. Who asks for it meanwhile waits for the new one: to load it beside a write of the old one
+        would miss what that write commits.
+
+        Raises:
+            NotAMember, StorageError: as ``get``.
+        """
+        work = self._load_anew(repository, self._replicas.pop(repository, None), self._loading.get(repository), reason)
+        return await asyncio.shield(self._load_by(repository, work))
 
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         """The failure detector's opinion changed."""
@@ -92,6 +90,28 @@ class Registry:
         await asyncio.gather(*self._loading.values(), *self._closing, return_exceptions=True)
         for replica in list(self._replicas.values()):
             await replica.close()
+
+    def _load_by(self, repository: RepoId, work: Coroutine[None, None, Replica]) -> asyncio.Task[Replica]:
+        """Whoever asks for this repository from now on waits for ``work``."""
+        loading = self._loading[repository] = asyncio.create_task(work)
+
+        def done(_: asyncio.Task[Replica]) -> None:
+            if self._loading.get(repository) is loading:
+                del self._loading[repository]
+
+        loading.add_done_callback(done)
+        return loading
+
+    async def _load_anew(
+        self, repository: RepoId, old: Replica | None, loading: asyncio.Task[Replica] | None, reason: str
+    ) -> Replica:
+        if loading is not None:  # it may have read what is there no more
+            await asyncio.gather(loading, return_exceptions=True)
+            old = self._replicas.pop(repository, None) or old
+        if old is not None:
+            await old.close(reason)
+        await self._journal.flush()  # what it was writing is written
+        return await self._load(repository)
 
     async def _load(self, repository: RepoId) -> Replica:
         loaded = await self._journal.load(repository, self._members)

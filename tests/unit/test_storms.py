@@ -154,12 +154,32 @@ async def test_a_push_whose_replica_is_loaded_again_while_it_waits_for_its_turn_
         await asyncio.sleep(0.1)
         runtime = cluster[A].runtime
         assert runtime is not None
-        await runtime._registry.reload(NAME.key)
+        await runtime._registry.reload(NAME.key, "this replica is being repaired")
         async with asyncio.timeout(20):
             answers = await asyncio.gather(first, second)
         assert all(isinstance(answer, Outcome) for answer in answers)
         assert answers[1].kind is OutcomeKind.COMMITTED  # type: ignore[union-attr]
         assert repr(cluster[A].service._writes).startswith("<Gate writes: 0/")
+
+
+@simulated
+async def test_who_asks_for_a_replica_while_it_is_loaded_anew_gets_the_new_one() -> None:
+    """[one loaded beside a write of the old one misses what that write commits, and nobody ever tells it]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        runtime = cluster[A].runtime
+        assert runtime is not None
+        registry, old = runtime._registry, await cluster[A].replica()
+        loading = asyncio.create_task(registry.reload(NAME.key, "this replica is being repaired"))
+        await asyncio.sleep(0)
+        again = asyncio.create_task(registry.reload(NAME.key, "this replica is being repaired"))
+        asked = [asyncio.create_task(registry.get(NAME.key)) for _ in range(3)]
+        first, second, *got = await asyncio.gather(loading, again, *asked)
+        assert old is not second
+        assert first is not second
+        assert set(got) == {second}
+        assert registry.peek(NAME.key) is second
+        assert not registry._loading
 
 
 @simulated
