@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from api.freshness import CONSISTENCY_HEADER, position_headers
-from node.ports import Consistency
+from node.ports.service import Consistency
 from node.protocol.register import Register
 
 

@@ -27,7 +27,9 @@ from api.transactions import Transactions
 from node.config import Config
 from node.health import Sampler
 from node.isolation import Isolation
-from node.ports import Care, DirectEndpoint, Rejoins, Service
+from node.ports.service import Service
+from node.ports.transport import DirectEndpoint
+from node.ports.upkeep import Care, Rejoins
 
 VERSION = "1.0.0"
 """Of the API, not of the program."""

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.freshness import position_headers
 from api.problems import Problem, problem, request_id_of
-from node.ports import Busy, ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
+from node.ports.errors import Busy, ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
 from node.protocol.names import NameRefused
 
 log = structlog.get_logger(__name__)

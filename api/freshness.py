@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from api.problems import problem
 from node.config import Config
-from node.ports import Consistency
+from node.ports.service import Consistency
 from node.protocol.ids import Position
 
 CONSISTENCY_HEADER = "X-Gitquorum-Consistency"

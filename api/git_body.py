@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from starlette.types import Receive
 
 from node.config import Config
-from node.ports import Busy
+from node.ports.errors import Busy
 
 PIECE_BYTES_MAX = 256 * 1024
 """Compressed bodies are inflated in pieces of at most this size."""

@@ -23,7 +23,7 @@ from api.pkt import pkt
 from api.problems import CONTENT_TYPE as PROBLEM_JSON
 from api.problems import Problem, request_id_of
 from node.config import Config
-from node.ports import Consistency
+from node.ports.service import Consistency
 from node.protocol.ids import Position
 
 Header = tuple[bytes, bytes]

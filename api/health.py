@@ -16,7 +16,7 @@ from api.parameters import only
 from api.problems import KINDS, problem
 from api.schemas import Alive, Broker, Health, Peer, ProblemKind, Ready
 from node.health import Sampler
-from node.ports import NodeState, Service
+from node.ports.service import NodeState, Service
 
 Role = Annotated[Literal["read", "write"], Query(description="read: this node serves; write: a quorum is in reach as well.")]
 

@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from api.freshness import CONSISTENCY_HEADER, MIN_VERSION_HEADER, VERSION_MAX, Freshness, freshness_of
 from api.problems import problem
-from node.ports import Consistency
+from node.ports.service import Consistency
 from node.protocol.names import RepositoryName
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

@@ -18,7 +18,9 @@ from api.report_status import ATOMIC_FAILED, UNPACK_FAILED, every, reasons_of, r
 from api.second_look import SecondLook
 from api.side_band import RESULT, SideBand
 from node.config import Config
-from node.ports import Busy, DiskRefused, NodeError, PackRefused, Quarantine, QuarantineIntake, Service, StorageError
+from node.ports.errors import Busy, DiskRefused, NodeError, PackRefused, StorageError
+from node.ports.objects import Quarantine, QuarantineIntake
+from node.ports.service import Service
 from node.protocol.change import RefUpdate
 from node.protocol.ids import RefName, TxnId
 from node.protocol.names import RepositoryName

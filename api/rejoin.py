@@ -14,7 +14,8 @@ from fastapi import APIRouter, Request, Response
 from api.bodies import check_media_type, decode_json, read_body
 from api.problems import problem
 from node.config import Config
-from node.ports import RejoinRefused, Rejoins
+from node.ports.errors import RejoinRefused
+from node.ports.upkeep import Rejoins
 from node.protocol.ids import NodeId
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 
 from api.parameters import Name, only
-from node.ports import Care, RepairReport
+from node.ports.upkeep import Care, RepairReport
 
 
 class RepairRoutes:

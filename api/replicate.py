@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.bodies import read_body
 from api.problems import problem
 from node.config import Config
-from node.ports import DirectEndpoint
+from node.ports.transport import DirectEndpoint
 
 ENVELOPE_BYTES_MAX = 16 * 1024**2
 """RabbitMQ 4 draws the line there too; packs beyond 64 KiB never travel in envelopes."""

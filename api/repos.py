@@ -46,7 +46,7 @@ from api.schemas import (
     Unsettled,
 )
 from node.config import Config
-from node.ports import Consistency, Service
+from node.ports.service import Consistency, Service
 from node.protocol.change import ChangeKind
 from node.protocol.ids import RefName
 from node.protocol.names import RepositoryName, check_repo_id, check_writable_ref

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import structlog
 
-from node.ports import Busy, Consistency, ReadUnavailable, RepositoryAbsent, Service
+from node.ports.errors import Busy, ReadUnavailable, RepositoryAbsent
+from node.ports.service import Consistency, Service
 from node.protocol.ids import Position
 from node.protocol.names import RepositoryName
 

@@ -30,16 +30,8 @@ from api.push_commands import BadPushRequest
 from api.receive_pack import receive_pack
 from api.upload_pack import RESULT, send_pieces, upload_pack
 from node.config import Config
-from node.ports import (
-    Busy,
-    Consistency,
-    ReadRefused,
-    ReadUnavailable,
-    RepositoryAbsent,
-    Service,
-    StorageError,
-    VersionNotReached,
-)
+from node.ports.errors import Busy, ReadRefused, ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
+from node.ports.service import Consistency, Service
 from node.protocol.names import BadRepositoryName, RepositoryName
 from node.protocol.register import Register
 

@@ -11,7 +11,8 @@ from api.outcomes import votes_of
 from api.parameters import TXN_PATTERN, only
 from api.problems import problem
 from api.schemas import Rejection, TransactionState, at
-from node.ports import Consistency, Service, TransactionRecord
+from node.ports.journal import TransactionRecord
+from node.ports.service import Consistency, Service
 from node.protocol.names import check_txn_id
 
 TxnPath = Annotated[str, Path(examples=["tx-01jd6w0v9k"], json_schema_extra={"pattern": TXN_PATTERN, "maxLength": 128})]

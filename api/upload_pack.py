@@ -15,7 +15,8 @@ from api.fetch_request import FetchRequest, LsRefs, Nothing, read_request
 from api.git_body import Budget
 from api.git_exchange import Exchange
 from node.config import Config
-from node.ports import NodeError, Service
+from node.ports.errors import NodeError
+from node.ports.service import Service
 from node.protocol.register import Register
 
 RESULT = b"application/x-git-upload-pack-result"

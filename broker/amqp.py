@@ -21,7 +21,8 @@ from broker.consumer import PREFETCH, Consumer, Delivery
 from broker.kinds import TRANSPORT_REQUESTS, Kind
 from broker.publisher import Publisher
 from broker.topology import QueueType, for_node
-from node.ports import Handler, NoAnswer, PeerUnreachable
+from node.ports.errors import NoAnswer, PeerUnreachable
+from node.ports.transport import Handler
 from node.protocol.ids import NodeId
 from node.protocol.messages import TransportReply, TransportRequest
 

@@ -27,7 +27,8 @@ from typing import Any
 import msgspec
 
 from broker.kinds import BY_MESSAGE, BY_NAME, ENVELOPE_BYTES_MAX, Kind
-from node.ports import NodeError, Signer
+from node.ports.errors import NodeError
+from node.ports.surroundings import Signer
 from node.protocol.ids import NodeId
 from node.protocol.messages import Message
 

@@ -16,7 +16,8 @@ import aiohttp
 
 from broker.codec import Codec, EnvelopeRefused, Sealed
 from broker.kinds import BY_WORD
-from node.ports import Handler, NoAnswer, PeerUnreachable
+from node.ports.errors import NoAnswer, PeerUnreachable
+from node.ports.transport import Handler
 from node.protocol.ids import NodeId
 from node.protocol.messages import DirectReply, DirectRequest, Fetch, Message, TransportReply, TransportRequest
 

@@ -14,7 +14,8 @@ import msgspec
 
 from broker.codec import Codec, EnvelopeRefused, Opened
 from broker.kinds import BY_WORD, DIRECT_REQUESTS, TRANSPORT_REQUESTS
-from node.ports import DirectAnswer, DirectHandler, FetchHandler, Handler, NodeError
+from node.ports.errors import NodeError
+from node.ports.transport import DirectAnswer, DirectHandler, FetchHandler, Handler
 from node.protocol.messages import DirectReply, DirectRequest, Fetch, HistoryPage, TransportReply, TransportRequest
 
 SERVED_MAX = 1024

@@ -404,7 +404,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pydantic import ValidationError
 
     from node.command.client import NodeSilent
-    from node.ports import NodeError
+    from node.ports.errors import NodeError
 
     try:
         answer: Any = app(arguments, standalone_mode=True)

@@ -17,7 +17,10 @@ from typing import Any
 
 import structlog
 
-from node.ports import Clock, Journal, NodeError, Peers, TransportError
+from node.ports.errors import NodeError, TransportError
+from node.ports.journal import Journal
+from node.ports.surroundings import Clock
+from node.ports.transport import Peers
 from node.protocol.hash_tree import PREFIXES_MAX, Branch, Difference, HashTree
 from node.protocol.ids import NodeId, Position, RepoId
 from node.protocol.messages import Branches, BranchPage, History, HistoryPage, Pong, Query, Status

@@ -19,7 +19,8 @@ import structlog
 from node.edges import Edges
 from node.packs import Packs
 from node.placing import ObjectsMissing, place
-from node.ports import DiskFailed, DiskFull, Loaded, NodeError, StorageError
+from node.ports.errors import DiskFailed, DiskFull, NodeError, StorageError
+from node.ports.journal import Loaded
 from node.protocol.change import Change, ChangeKind
 from node.protocol.ids import RepoId
 from node.protocol.register import Register

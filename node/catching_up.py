@@ -15,7 +15,7 @@ import structlog
 from node.applying import Applier
 from node.edges import Edges
 from node.packs import Packs
-from node.ports import Busy, NodeError, PackRefused, StorageError, TransportError
+from node.ports.errors import Busy, NodeError, PackRefused, StorageError, TransportError
 from node.protocol.catchup import HistoryRefused, Step, steps
 from node.protocol.change import Change
 from node.protocol.ids import NodeId, Position, RepoId

@@ -8,7 +8,8 @@ short    less than ``free_bytes_min`` is free. No votes for what needs room, no 
 """
 
 from node.config import Config
-from node.ports import Journal, ObjectStore
+from node.ports.journal import Journal
+from node.ports.objects import ObjectStore
 
 MIB = 1024**2
 

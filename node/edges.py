@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from node.config import Config
 from node.faults import Faults
-from node.ports import Clock, Entropy, Journal, ObjectStore, Peers, Signer, Transport
+from node.ports.journal import Journal
+from node.ports.objects import ObjectStore
+from node.ports.surroundings import Clock, Entropy, Signer
+from node.ports.transport import Peers, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Status
 from node.protocol.standing import Life

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from node.edges import Edges
-from node.ports import Finding, JournalDamaged, StorageError
+from node.ports.errors import JournalDamaged, StorageError
+from node.ports.objects import Finding
 from node.protocol.change import PackRef
 from node.protocol.ids import RepoId
 from node.protocol.register import Register

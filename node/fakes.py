@@ -15,20 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
-from node.ports import (
-    DirectHandler,
-    DiskRefused,
-    FetchHandler,
-    Finding,
-    Handler,
-    NoAnswer,
-    NodeError,
-    PackRefused,
-    PeerUnreachable,
-    RepositoryAbsent,
-    Spend,
-    TransportError,
-)
+from node.ports.errors import DiskRefused, NoAnswer, NodeError, PackRefused, PeerUnreachable, RepositoryAbsent, TransportError
+from node.ports.objects import Finding, Spend
+from node.ports.transport import DirectHandler, FetchHandler, Handler
 from node.protocol.change import Change, ChangeKind, PackRef, RefUpdate
 from node.protocol.ids import Digest, NodeId, Oid, RefName, TxnId
 from node.protocol.messages import (

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
-from node.ports import Busy, Clock
+from node.ports.errors import Busy
+from node.ports.surroundings import Clock
 
 WAIT_S = 15.0
 """How long a fetch waits for its turn before it is told to come back. Invariant: longer than it takes until a reader that

@@ -13,26 +13,13 @@ from node.disk import Disk
 from node.fetching import FetchTurns
 from node.gates import Gate
 from node.liveness import Liveness
-from node.ports import (
-    Busy,
-    Clock,
-    Consistency,
-    DiskFailed,
-    DiskRefused,
-    Entropy,
-    Journal,
-    NodeError,
-    NodeState,
-    ObjectStore,
-    Peers,
-    Quarantine,
-    QuarantineIntake,
-    ReadUnavailable,
-    RepositoryAbsent,
-    TransactionRecord,
-    TransportError,
-)
-from node.ports import Replica as ReplicaView
+from node.ports.errors import Busy, DiskFailed, DiskRefused, NodeError, ReadUnavailable, RepositoryAbsent, TransportError
+from node.ports.journal import Journal, TransactionRecord
+from node.ports.objects import ObjectStore, Quarantine, QuarantineIntake
+from node.ports.service import Consistency, NodeState
+from node.ports.service import Replica as ReplicaView
+from node.ports.surroundings import Clock, Entropy
+from node.ports.transport import Peers
 from node.protocol.batch import Pending, form
 from node.protocol.change import ChangeKind, RefUpdate, Request
 from node.protocol.events import Submitted

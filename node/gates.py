@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from node.ports import Busy
+from node.ports.errors import Busy
 from node.protocol.ids import RepoId
 
 

@@ -14,7 +14,8 @@ from contextlib import aclosing
 
 import structlog
 
-from node.ports import DirectAnswer, DirectEndpoint, Handler, NoAnswer, Peers, Transport
+from node.ports.errors import NoAnswer
+from node.ports.transport import DirectAnswer, DirectEndpoint, Handler, Peers, Transport
 from node.protocol.ids import NodeId
 from node.protocol.messages import DirectReply, DirectRequest, Fetch, TransportReply, TransportRequest
 

@@ -8,7 +8,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from node.ports import Clock, Peers, PeerState, PeerUnreachable, TransportError
+from node.ports.errors import PeerUnreachable, TransportError
+from node.ports.service import PeerState
+from node.ports.surroundings import Clock
+from node.ports.transport import Peers
 from node.protocol.ids import NodeId
 from node.protocol.messages import Ping, Pong
 from node.protocol.standing import State

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import structlog
 
 from node.edges import Edges
-from node.ports import RejoinRefused, StorageError, TransportError
+from node.ports.errors import RejoinRefused, StorageError, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.incarnations import newest
 from node.protocol.messages import Ping, Pong

@@ -7,7 +7,7 @@ transfer that fails resumes from another holder.
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from node.edges import Edges
-from node.ports import NodeError, PackRefused, TransportError
+from node.ports.errors import NodeError, PackRefused, TransportError
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import Digest, NodeId, RepoId
 from node.protocol.messages import Fetch, InlinePack

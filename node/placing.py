@@ -4,7 +4,8 @@ that failed.
 The store writes into new files whatever is there already: bytes that can be read back need not be on the disk.
 """
 
-from node.ports import Journal, ObjectStore
+from node.ports.journal import Journal
+from node.ports.objects import ObjectStore
 from node.protocol.register import Register
 
 PAGE = 256

@@ -14,7 +14,9 @@ A replica that is set aside serves nobody: what it has may be wrong, not only ol
 import asyncio
 from collections.abc import Callable, Iterable
 
-from node.ports import Clock, Peers, ReadUnavailable, TransportError, VersionNotReached
+from node.ports.errors import ReadUnavailable, TransportError, VersionNotReached
+from node.ports.surroundings import Clock
+from node.ports.transport import Peers
 from node.protocol.ids import NodeId
 from node.protocol.messages import Query, Status
 from node.protocol.reads import Barrier, barrier, fresh

@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from node.liveness import Liveness
-from node.ports import Journal, Peers, StorageError, TransactionRecord, TransportError
+from node.ports.errors import StorageError, TransportError
+from node.ports.journal import Journal, TransactionRecord
+from node.ports.transport import Peers
 from node.protocol.ids import NodeId, TxnId
 from node.protocol.messages import Transaction, TransactionReport
 from node.protocol.outcome import OutcomeKind

@@ -6,7 +6,8 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 
 from node.edges import Edges
-from node.ports import Journal, NotAMember
+from node.ports.errors import NotAMember
+from node.ports.journal import Journal
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.quorum import VoterSet
 from node.replica import Replica

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from node.edges import Edges
-from node.ports import DamagedPart, StorageError, TransportError
+from node.ports.errors import DamagedPart, StorageError, TransportError
 from node.protocol.effects import Note, Wake
 from node.protocol.events import Tick
 from node.protocol.ids import NodeId

@@ -20,16 +20,9 @@ import structlog
 
 from node.edges import Edges
 from node.examining import Examiner
-from node.ports import (
-    DamagedPart,
-    DiskFailed,
-    Finding,
-    JournalDamaged,
-    NodeError,
-    PackRefused,
-    RepairReport,
-    TransportError,
-)
+from node.ports.errors import DamagedPart, DiskFailed, JournalDamaged, NodeError, PackRefused, TransportError
+from node.ports.objects import Finding
+from node.ports.upkeep import RepairReport
 from node.protocol.change import PackRef
 from node.protocol.ids import NodeId, Position, RepoId
 from node.protocol.messages import Fetch, History, HistoryEntry, HistoryPage, InlinePack, Query, Status

@@ -17,7 +17,9 @@ import structlog
 
 from node.config import Config
 from node.placing import ObjectsMissing, place
-from node.ports import Journal, JournalDamaged, ObjectStore
+from node.ports.errors import JournalDamaged
+from node.ports.journal import Journal
+from node.ports.objects import ObjectStore
 from node.protocol.ids import RepoId
 from node.protocol.standing import State
 

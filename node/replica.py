@@ -17,15 +17,8 @@ from node.catching_up import CatchingUp
 from node.edges import Edges
 from node.faults import FaultPoint
 from node.packs import Packs
-from node.ports import (
-    DiskRefused,
-    Loaded,
-    NodeError,
-    NotAMember,
-    PeerUnreachable,
-    StorageError,
-    TransportError,
-)
+from node.ports.errors import DiskRefused, NodeError, NotAMember, PeerUnreachable, StorageError, TransportError
+from node.ports.journal import Loaded
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, WriteVerdict
 from node.protocol.catchup import Step
 from node.protocol.certificate import Certificate, SignedVote, Statement, StatementKind

@@ -12,7 +12,8 @@ import structlog
 from node.catching_up import CatchUpFailed, fetch_history
 from node.edges import Edges
 from node.packs import Packs
-from node.ports import JournalDamaged, Loaded, NodeError, StorageError
+from node.ports.errors import JournalDamaged, NodeError, StorageError
+from node.ports.journal import Loaded
 from node.protocol.acceptor import CommitOp, RejoinOp, WriteVerdict
 from node.protocol.catchup import HistoryRefused, Step
 from node.protocol.change import Change

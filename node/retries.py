@@ -6,7 +6,7 @@ lets a quiet node, whose few requests earn nothing, still repeat what it must. A
 protocol it is one more message that was lost, and the next occasion comes by a timer.
 """
 
-from node.ports import Clock
+from node.ports.surroundings import Clock
 
 RATIO = 0.1
 FLOOR_PER_S = 10.0

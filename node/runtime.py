@@ -23,7 +23,12 @@ from node.faults import Faults
 from node.front import Front
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports import Clock, Entropy, Journal, NodeError, NodeState, ObjectStore, Peers, PeerState, Signer, Transport
+from node.ports.errors import NodeError
+from node.ports.journal import Journal
+from node.ports.objects import ObjectStore
+from node.ports.service import NodeState, PeerState
+from node.ports.surroundings import Clock, Entropy, Signer
+from node.ports.transport import Peers, Transport
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong
 from node.protocol.standing import State

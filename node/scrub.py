@@ -13,7 +13,8 @@ import structlog
 
 from node.edges import Edges
 from node.examining import Examiner, NotLooked
-from node.ports import DamagedPart, JournalDamaged, NodeError, RepairPlan, RepairReport, ScrubState, StorageError
+from node.ports.errors import DamagedPart, JournalDamaged, NodeError, StorageError
+from node.ports.upkeep import RepairPlan, RepairReport, ScrubState
 from node.protocol.ids import RepoId
 from node.registry import Registry
 from node.repair import Repair

@@ -8,7 +8,8 @@ import asyncio
 
 import structlog
 
-from node.ports import Lives, StorageError
+from node.ports.errors import StorageError
+from node.ports.lives import Lives
 from node.protocol.ids import NodeId
 from node.protocol.standing import Life, weighed
 

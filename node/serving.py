@@ -9,7 +9,10 @@ from node.anti_entropy import AntiEntropy
 from node.config import Config
 from node.disk import Disk
 from node.membership import Membership
-from node.ports import Journal, NodeError, ObjectStore, Transport
+from node.ports.errors import NodeError
+from node.ports.journal import Journal
+from node.ports.objects import ObjectStore
+from node.ports.transport import Transport
 from node.protocol.change import ChangeKind, PackRef
 from node.protocol.ids import ORIGIN, Ballot, NodeId, RepoId
 from node.protocol.incarnations import newest

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.config import Config
-from node.ports import Clock, Peers, TransportError
+from node.ports.errors import TransportError
+from node.ports.surroundings import Clock
+from node.ports.transport import Peers
 from node.protocol.change import PackRef
 from node.protocol.ids import NodeId
 from node.protocol.messages import Stage, Staged

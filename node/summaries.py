@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from node.ports import NodeError, Peers
+from node.ports.errors import NodeError
+from node.ports.transport import Peers
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import Pong, Summaries, Summary, SummaryPage
 from node.replica import Replica

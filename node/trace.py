@@ -7,7 +7,8 @@ every node; this knows the others too, but only on the node that took the reques
 from collections.abc import Iterable
 from dataclasses import replace
 
-from node.ports import Clock, Journal, TransactionRecord
+from node.ports.journal import Journal, TransactionRecord
+from node.ports.surroundings import Clock
 from node.protocol.change import Change, ChangeKind, Request
 from node.protocol.ids import RepoId, TxnId
 from node.protocol.messages import HistoryEntry

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 from node.breaker import SLOW_S, Breakers
-from node.ports import Clock, Handler, Peers, PeerUnreachable, Transport, TransportError
+from node.ports.errors import PeerUnreachable, TransportError
+from node.ports.surroundings import Clock
+from node.ports.transport import Handler, Peers, Transport
 from node.protocol.ids import NodeId
 from node.protocol.messages import (
     DirectReply,

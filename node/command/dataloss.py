@@ -23,7 +23,7 @@ from node.command.client import NodeSilent, at_once, get
 from node.command.output import CommandError, Output, table
 from node.command.repos import list_repos
 from node.command.state import Home, NodePlace
-from node.ports import StorageError
+from node.ports.errors import StorageError
 from node.protocol.change import Change, ChangeKind
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.quorum import VoterSet, blocking

@@ -24,7 +24,8 @@ from node.config import Config
 from node.isolation import GatedEndpoint, GatedPeers, GatedTransport, Isolation
 from node.keys import KeyRefused, Keyring, read_private
 from node.logs import configure
-from node.ports import DirectEndpoint, NodeError, Peers, Transport
+from node.ports.errors import NodeError
+from node.ports.transport import DirectEndpoint, Peers, Transport
 from node.protocol.ids import NodeId
 from node.retries import RetryBudget
 from node.runtime import Runtime

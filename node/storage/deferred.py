@@ -10,7 +10,8 @@ Contract: the event loop notes and looks; whoever writes transactions calls ``ta
 from dataclasses import dataclass, field
 from threading import Lock
 
-from node.ports import DiskRefused, TransactionRecord
+from node.ports.errors import DiskRefused
+from node.ports.journal import TransactionRecord
 from node.protocol.certificate import Certificate
 from node.protocol.ids import RepoId, TxnId
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, ParamSpec
 
-from node.ports import StorageError
+from node.ports.errors import StorageError
 from node.storage.threads import Threads, outlast
 
 P = ParamSpec("P")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
-from node.ports import DiskRefused, StorageError
+from node.ports.errors import DiskRefused, StorageError
 from node.storage.deferred import Deferred, Notes
 from node.storage.journal_errors import is_fatal, is_systemic, storage_error
 

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Coroutine
 from pathlib import Path
 
-from node.ports import DiskRefused
+from node.ports.errors import DiskRefused
 from node.storage.git import Git, GitLimits, GitProcess, Spawned
 from node.storage.repository import HOME, QUARANTINE
 from node.storage.threads import Threads

@@ -22,7 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from node.ports import DamagedPart, Identity, JournalDamaged, Loaded, TransactionRecord
+from node.ports.errors import DamagedPart, JournalDamaged
+from node.ports.journal import Identity, Loaded, TransactionRecord
 from node.protocol.acceptor import AcceptorRecord, CommitOp, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import PackRef

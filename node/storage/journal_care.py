@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from node.ports import JournalDamaged
+from node.ports.errors import JournalDamaged
 from node.protocol.change import PackRef
 from node.protocol.ids import Digest, Position, RepoId
 from node.protocol.messages import HistoryEntry, InlinePack

@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from node.ports import JournalRefused, StorageError, TransactionRecord
+from node.ports.errors import JournalRefused, StorageError
+from node.ports.journal import TransactionRecord
 from node.protocol.acceptor import Accepted
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change

@@ -5,7 +5,7 @@ Reference: https://www.sqlite.org/rescode.html. Foreign exceptions stop here; th
 
 import sqlite3
 
-from node.ports import DamagedPart, DiskFull, JournalDamaged, StorageError
+from node.ports.errors import DamagedPart, DiskFull, JournalDamaged, StorageError
 
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 FATAL = DAMAGE | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM}

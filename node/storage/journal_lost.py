@@ -14,7 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from node.ports import DamagedPart, Identity, JournalDamaged, StorageError
+from node.ports.errors import DamagedPart, JournalDamaged, StorageError
+from node.ports.journal import Identity
 from node.protocol.ids import NodeId, RepoId
 from node.storage import journal_lives
 from node.storage.journal_errors import DAMAGE, primary_code

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from node.ports import DamagedPart, DiskRefused, JournalDamaged, Loaded, StorageError, TransactionRecord
+from node.ports.errors import DamagedPart, DiskRefused, JournalDamaged, StorageError
+from node.ports.journal import Loaded, TransactionRecord
 from node.protocol.ids import ORIGIN, Digest, Oid, Position, RefName, RepoId, TxnId
 from node.protocol.messages import HistoryEntry, InlinePack, Summary
 from node.protocol.quorum import VoterSet

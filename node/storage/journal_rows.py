@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from node.ports import DamagedPart, JournalDamaged
+from node.ports.errors import DamagedPart, JournalDamaged
 from node.protocol.acceptor import AcceptorRecord
 from node.protocol.ids import ORIGIN, Ballot, Digest, NodeId, Position, RepoId
 from node.storage.journal_codec import read_accepted

@@ -14,7 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from uuid import uuid4
 
-from node.ports import DamagedPart, Identity, JournalDamaged, JournalRefused, StorageError
+from node.ports.errors import DamagedPart, JournalDamaged, JournalRefused, StorageError
+from node.ports.journal import Identity
 from node.protocol.ids import NodeId
 from node.storage import journal_lives, journal_whole
 from node.storage.journal_errors import DAMAGE, primary_code, storage_error

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from node.ports import DamagedPart, JournalDamaged, JournalRefused
+from node.ports.errors import DamagedPart, JournalDamaged, JournalRefused
 from node.protocol.change import Change
 from node.protocol.ids import ORIGIN, Digest, Position, RepoId
 from node.storage.journal_codec import read_accepted, read_certificate, read_change, read_voters

@@ -13,7 +13,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from node.ports import DamagedPart, JournalDamaged
+from node.ports.errors import DamagedPart, JournalDamaged
 from node.storage.files import fsync
 
 HEADER_BYTES = 100

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from node.ports import JournalDamaged, StorageError
+from node.ports.errors import JournalDamaged, StorageError
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, ChangeKind, RefUpdate

@@ -7,7 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from node.ports import DataDirectoryInUse, StorageError
+from node.ports.errors import DataDirectoryInUse, StorageError
 
 LOCK_NAME = ".lock"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from node.ports import DamagedPart, JournalDamaged
+from node.ports.errors import DamagedPart, JournalDamaged
 from node.protocol.change import PackRef
 from node.protocol.ids import ORIGIN, Digest, Position, RepoId
 from node.protocol.messages import HistoryEntry, InlinePack

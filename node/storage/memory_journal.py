@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.ports import DamagedPart, DiskRefused, Identity, JournalDamaged, Loaded, StorageError, TransactionRecord
+from node.ports.errors import DamagedPart, DiskRefused, JournalDamaged, StorageError
+from node.ports.journal import Identity, Loaded, TransactionRecord
 from node.protocol.acceptor import AcceptOp, AcceptorRecord, CommitOp, Op, RejoinOp, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change, PackRef

@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from node.ports import DiskFailed, DiskRefused, Finding, Spend, StorageError
+from node.ports.errors import DiskFailed, DiskRefused, StorageError
+from node.ports.objects import Finding, Spend
 from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.ids import Oid, TxnId
 from node.protocol.messages import InlinePack

@@ -23,7 +23,7 @@ from dulwich.object_format import SHA1
 from dulwich.objects import ObjectID
 from dulwich.pack import Pack as DulwichPack
 
-from node.ports import PackRefused
+from node.ports.errors import PackRefused
 from node.protocol.change import PackRef
 from node.protocol.ids import Digest, Oid
 from node.protocol.messages import InlinePack

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.ports import Busy, DiskFull, PackRefused
+from node.ports.errors import Busy, DiskFull, PackRefused
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import Digest
 from node.protocol.messages import InlinePack

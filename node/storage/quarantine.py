@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
-from node.ports import Busy, DiskFull, DiskRefused, PackRefused
+from node.ports.errors import Busy, DiskFull, DiskRefused, PackRefused
 from node.protocol.change import PackRef, RefUpdate
 from node.protocol.ids import Oid, RefName, TxnId
 from node.protocol.messages import INLINE_PACK_BYTES_MAX, InlinePack

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dulwich.repo import Repo
 
-from node.ports import DiskRefused, RepositoryAbsent, StorageError
+from node.ports.errors import DiskRefused, RepositoryAbsent, StorageError
 from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.ids import Digest, RefName, RepoId
 from node.protocol.messages import InlinePack

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from node.ports import DiskFailed, DiskFull, DiskRefused
+from node.ports.errors import DiskFailed, DiskFull, DiskRefused
 
 P = ParamSpec("P")
 T = TypeVar("T")

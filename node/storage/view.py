@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from hashlib import sha1, sha256
 from pathlib import Path
 
-from node.ports import Finding, RepositoryAbsent, StorageError
+from node.ports.errors import RepositoryAbsent, StorageError
+from node.ports.objects import Finding
 from node.protocol.change import PackRef
 from node.protocol.ids import Oid, RefName
 from node.protocol.register import Ref, Register

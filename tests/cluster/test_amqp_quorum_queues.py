@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from broker.kinds import BY_WORD
 from broker.topology import DEAD_QUEUE, DELIVERIES_MAX, INSPECT_QUEUE, VHOST, inbox, routing_key
-from node.ports import PeerUnreachable
+from node.ports.errors import PeerUnreachable
 from node.protocol.ids import NodeId
 from node.protocol.messages import Refused, TransportReply, TransportRequest
 from tests.cluster.brokers import ADMIN, GHOST, ONE, THREE, TWO, Broker, broker_definitions

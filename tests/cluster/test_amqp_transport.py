@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from broker.kinds import BY_WORD
 from broker.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXCHANGE, INSPECT_QUEUE, OPERATOR, VHOST, inbox, routing_key
-from node.ports import NoAnswer, PeerUnreachable, TransportError
+from node.ports.errors import NoAnswer, PeerUnreachable, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.messages import Refused, TransportReply, TransportRequest
 from tests.cluster.brokers import ADMIN, ONE, PASSWORDS, THREE, TWO, Broker, broker_definitions

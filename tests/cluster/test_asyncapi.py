@@ -14,7 +14,7 @@ import pytest_asyncio
 from broker.asyncapi import KINDS, document
 from broker.kinds import BY_MESSAGE, BY_NAME, TRANSPORT_REPLIES, TRANSPORT_REQUESTS
 from broker.topology import DEAD_QUEUE, INSPECT_QUEUE
-from node.ports import NoAnswer
+from node.ports.errors import NoAnswer
 from node.protocol.ids import NodeId
 from node.protocol.messages import TransportReply, TransportRequest
 from tests.asyncapi_check import validator

@@ -14,7 +14,8 @@ from aiohttp import web
 from broker.direct import HttpPeers
 from broker.direct_server import DirectServer
 from broker.kinds import BY_MESSAGE, Kind
-from node.ports import Busy, DirectAnswer, NoAnswer, PeerUnreachable
+from node.ports.errors import Busy, NoAnswer, PeerUnreachable
+from node.ports.transport import DirectAnswer
 from node.protocol.ids import NodeId
 from node.protocol.messages import Claim, Fetch, History, HistoryEntry, HistoryPage, Ping, Pong, Query, TransportReply
 from tests.cluster.brokers import GHOST, ONE, TWO

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from node.ports import NoAnswer, PeerUnreachable
+from node.ports.errors import NoAnswer, PeerUnreachable
 from node.protocol.ids import Ballot, NodeId
 from node.protocol.messages import Claim, Prepare, Refused, TransportReply, TransportRequest
 from tests.cluster.brokers import GHOST, ONE, THREE, TWO, Broker

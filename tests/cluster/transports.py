@@ -14,7 +14,7 @@ from broker.direct import DirectTransport, HttpPeers
 from broker.direct_server import DirectServer
 from broker.topology import QueueType
 from node.command.sockets import free_ports
-from node.ports import DirectHandler, FetchHandler, Handler
+from node.ports.transport import DirectHandler, FetchHandler, Handler
 from node.protocol.ids import NodeId
 from node.protocol.messages import Pong, TransportReply, TransportRequest
 from tests.cluster.brokers import MEMBERS, Broker

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from node import applying
 from node.fakes import LoopClock, SeededEntropy
-from node.ports import NodeError, PeerUnreachable
+from node.ports.errors import NodeError, PeerUnreachable
 from node.protocol.change import RefUpdate
 from node.protocol.ids import ZERO_OID, NodeId, RefName
 from node.protocol.messages import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node import applying
-from node.ports import Consistency
+from node.ports.service import Consistency
 from node.protocol.ids import Ballot, RefName
 from node.protocol.messages import Prepare, Vote, VoteKind
 from tests.crash import checks, ext4

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from node.config import Config, Member
-from node.ports import Consistency, PackRefused, RepositoryAbsent, VersionNotReached
+from node.ports.errors import PackRefused, RepositoryAbsent, VersionNotReached
+from node.ports.service import Consistency
 from node.protocol.change import RefUpdate
 from node.protocol.ids import NodeId, Oid, Position, RefName, RepoId, TxnId, digest_of
 from node.protocol.names import RepositoryName

@@ -11,18 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from node.config import Config, Member
-from node.ports import (
-    Consistency,
-    NodeState,
-    PeerState,
-    Quarantine,
-    QuarantineIntake,
-    ReadUnavailable,
-    Replica,
-    RepositoryAbsent,
-    TransactionRecord,
-    VersionNotReached,
-)
+from node.ports.errors import ReadUnavailable, RepositoryAbsent, VersionNotReached
+from node.ports.journal import TransactionRecord
+from node.ports.objects import Quarantine, QuarantineIntake
+from node.ports.service import Consistency, NodeState, PeerState, Replica
 from node.protocol.certificate import Certificate, SignedVote
 from node.protocol.change import Change, ChangeKind, RefUpdate, Request
 from node.protocol.ids import Ballot, NodeId, Oid, RefName, RepoId, TxnId

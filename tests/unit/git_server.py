@@ -18,7 +18,7 @@ from api.app import create_app
 from api.server import listen
 from api.server import serve as front_end
 from api.smart_http import SmartHttp
-from node.ports import Service
+from node.ports.service import Service
 from tests.unit.fake_git_service import FakeGitService, config_for
 
 CLIENT_ENVIRONMENT = {

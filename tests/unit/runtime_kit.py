@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node.config import Config, Member
 from node.fakes import FakeObjects, FakePeers, FakeQuarantine, FakeTransport, LoopClock, Network, SeededEntropy
 from node.keys import Keyring, public_text
-from node.ports import Consistency, StorageError
+from node.ports.errors import StorageError
+from node.ports.service import Consistency
 from node.protocol.change import RefUpdate
 from node.protocol.ids import ZERO_OID, NodeId, Oid, RefName, TxnId
 from node.protocol.names import RepositoryName

@@ -12,7 +12,7 @@ from api.git_problems import GIT_KINDS
 from api.idempotency import Content, KeyMemory
 from api.problems import KINDS, problem
 from api.replicate import ENVELOPE_BYTES_MAX
-from node.ports import DirectAnswer
+from node.ports.transport import DirectAnswer
 from node.protocol.change import ChangeKind
 from node.protocol.ids import RepoId
 from tests.unit.fake_service import FakeService, make_config

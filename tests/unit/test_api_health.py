@@ -10,7 +10,7 @@ import pytest
 
 from api.app import create_app
 from node.health import Sampler
-from node.ports import PeerState
+from node.ports.service import PeerState
 from tests.unit.fake_service import SECOND, FakeService, make_config
 from tests.unit.rest_client import ask
 

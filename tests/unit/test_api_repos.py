@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from node.ports import Busy, DiskRefused
+from node.ports.errors import Busy, DiskRefused
 from node.protocol.change import RefUpdate
 from node.protocol.ids import ZERO_OID, Oid, RefName, RepoId
 from node.protocol.names import RepositoryName

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from node import applying
 from node.catching_up import HISTORY_PAGE
 from node.fakes import pack_of
-from node.ports import DiskRefused
+from node.ports.errors import DiskRefused
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import NodeId
 from node.protocol.messages import INLINE_TOTAL_BYTES_MAX, History, HistoryPage, InlinePack, Message, Summaries

@@ -11,7 +11,7 @@ from node.command import dataloss as command
 from node.command.dataloss import Holding, Source, _read, _repository
 from node.command.output import CommandError
 from node.command.state import NodePlace
-from node.ports import JournalDamaged
+from node.ports.errors import JournalDamaged
 from node.storage.journal import SqliteJournal
 from tests.unit.journal_values import MAIN, ME, MEMBERS, REPO, accept, ballot, commit, create, oid, point, update
 

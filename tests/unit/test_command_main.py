@@ -13,7 +13,7 @@ from node.command import doctor, faults
 from node.command.init import init
 from node.command.output import CommandError, Exit
 from node.command.state import Home
-from node.ports import JournalRefused
+from node.ports.errors import JournalRefused
 from tests.unit.command_cluster import Recorder, base_port, fake_home
 
 

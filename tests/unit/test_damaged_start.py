@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.ports import DamagedPart
+from node.ports.errors import DamagedPart
 from node.protocol.standing import State
 from node.storage.journal_schema import FILE_NAME, FOLDER_NAME
 from node.storage.repository import RESCUED

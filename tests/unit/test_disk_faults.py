@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.liveness import Liveness
-from node.ports import DiskFailed, DiskFull, PeerUnreachable
+from node.ports.errors import DiskFailed, DiskFull, PeerUnreachable
 from node.protocol.ids import NodeId, RefName
 from node.protocol.outcome import OutcomeKind
 from node.storage import files, payloads

@@ -7,7 +7,7 @@ import pytest
 
 from node.fakes import LoopClock
 from node.fetching import GRACE_S, LOOK_S, PACE_BYTES_PER_S, WAIT_S, Fetching, FetchTurns
-from node.ports import Busy
+from node.ports.errors import Busy
 from tests.unit.runtime_kit import simulated
 
 PIECE = b"x" * 64 * 1024

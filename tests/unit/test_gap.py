@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from node.ports import Consistency, DiskFailed, DiskFull, ReadUnavailable
+from node.ports.errors import DiskFailed, DiskFull, ReadUnavailable
+from node.ports.service import Consistency
 from node.protocol.acceptor import CommitOp
 from node.protocol.outcome import OutcomeKind
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated

@@ -6,7 +6,7 @@ import pytest
 
 from node.fakes import LoopClock
 from node.gates import Gate
-from node.ports import Busy
+from node.ports.errors import Busy
 from node.protocol.ids import RepoId
 from node.retries import FLOOR_PER_S, RATIO, TOKENS_MAX, RetryBudget
 from tests.unit.runtime_kit import simulated

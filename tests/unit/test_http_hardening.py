@@ -19,7 +19,7 @@ import pytest
 from api.app import create_app
 from api.limits import Limits
 from api.server import listen, serve
-from node.ports import Consistency
+from node.ports.service import Consistency
 from node.protocol.names import RepositoryName
 from node.protocol.register import Register
 from tests.unit.fake_service import FakeService, make_config

@@ -9,7 +9,8 @@ import pytest
 from api.app import create_app
 from node.fakes import pack_of
 from node.isolation import ISOLATION_S_MAX, GatedEndpoint, GatedPeers, GatedTransport, Isolation
-from node.ports import DirectAnswer, NoAnswer
+from node.ports.errors import NoAnswer
+from node.ports.transport import DirectAnswer
 from node.protocol.ids import Ballot
 from node.protocol.messages import Claim, Fetch, Ping, Pong, Query
 from tests.unit.fake_service import FakeService, make_config

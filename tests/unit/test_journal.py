@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import Loaded, StorageError, TransactionRecord
+from node.ports.errors import StorageError
+from node.ports.journal import Loaded, TransactionRecord
 from node.protocol.acceptor import AcceptorRecord, Op, WriteVerdict
 from node.protocol.certificate import Certificate
 from node.protocol.change import Change

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.ports import DamagedPart
+from node.ports.errors import DamagedPart
 from node.protocol.change import Change
 from node.protocol.messages import HistoryEntry
 from node.protocol.register import Register

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from node.ports import DataDirectoryInUse, DiskRefused, JournalRefused, StorageError, TransactionRecord
+from node.ports.errors import DataDirectoryInUse, DiskRefused, JournalRefused, StorageError
+from node.ports.journal import TransactionRecord
 from node.protocol.acceptor import WriteVerdict
 from node.protocol.ids import NodeId, RepoId, TxnId
 from node.protocol.outcome import OutcomeKind

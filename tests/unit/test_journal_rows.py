@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from node.ports import DamagedPart, JournalDamaged, TransactionRecord
+from node.ports.errors import DamagedPart, JournalDamaged
+from node.ports.journal import TransactionRecord
 from node.protocol.acceptor import WriteVerdict
 from node.protocol.ids import RepoId, TxnId
 from node.protocol.standing import State

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.ports import StorageError
+from node.ports.errors import StorageError
 from node.protocol.acceptor import WriteVerdict
 from node.protocol.ids import RepoId
 from node.protocol.standing import State

@@ -14,7 +14,8 @@ from api.pkt import pkt
 from api.push_pack import PushPack
 from api.second_look import SecondLook
 from api.smart_http import SmartHttp
-from node.ports import Consistency, ReadUnavailable, Service
+from node.ports.errors import ReadUnavailable
+from node.ports.service import Consistency, Service
 from node.protocol.ids import ZERO_OID, Position, digest_of
 from node.protocol.messages import INLINE_PACK_BYTES_MAX
 from node.protocol.names import RepositoryName

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import DamagedPart
+from node.ports.errors import DamagedPart
 from node.protocol.acceptor import CommitOp
 from node.protocol.names import RepositoryName
 from node.protocol.register import Register

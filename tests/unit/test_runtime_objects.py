@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.fakes import FakeQuarantine, pack_of
-from node.ports import Busy, DiskRefused, StorageError
+from node.ports.errors import Busy, DiskRefused, StorageError
 from node.protocol.change import RefUpdate
 from node.protocol.ids import ZERO_OID, NodeId, RefName
 from node.protocol.messages import Fetch, Message, Prepare, Promise, Stage

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from node.ports import Consistency, ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
+from node.ports.errors import ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
+from node.ports.service import Consistency
 from node.protocol.ids import NodeId, RefName
 from node.protocol.messages import Abort, Claim, Commit, History, Message, Prepare, Query, Status
 from node.protocol.outcome import OutcomeKind

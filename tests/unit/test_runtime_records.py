@@ -2,7 +2,7 @@
 
 import asyncio
 
-from node.ports import TransactionRecord
+from node.ports.journal import TransactionRecord
 from node.protocol.ids import NodeId, RefName, TxnId
 from node.protocol.messages import Abort, Commit, Message, Prepare, Vote
 from node.protocol.outcome import OutcomeKind

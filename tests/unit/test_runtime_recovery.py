@@ -8,7 +8,8 @@ import pytest
 
 from node import registry as registry_module
 from node.fakes import pack_of
-from node.ports import DamagedPart, DiskRefused, JournalDamaged, Loaded, StorageError
+from node.ports.errors import DamagedPart, DiskRefused, JournalDamaged, StorageError
+from node.ports.journal import Loaded
 from node.protocol.ids import Ballot, NodeId, RefName, RepoId
 from node.protocol.messages import Commit, Fetch, History, HistoryPage, Prepare, Vote
 from node.protocol.names import RepositoryName

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from node.ports import NotAMember
+from node.ports.errors import NotAMember
 from node.protocol.change import ChangeKind, Request
 from node.protocol.events import Submitted
 from node.protocol.ids import Ballot, NodeId, TxnId

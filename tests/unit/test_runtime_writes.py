@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from node.fakes import FakeQuarantine
-from node.ports import Consistency, DiskFailed, DiskRefused, StorageError
+from node.ports.errors import DiskFailed, DiskRefused, StorageError
+from node.ports.service import Consistency
 from node.protocol.acceptor import AcceptOp, CommitOp, PromiseOp
 from node.protocol.change import RefUpdate
 from node.protocol.events import Committed, Event, Written

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from node.ports import Consistency, DamagedPart, Finding, JournalDamaged, ReadUnavailable, RepairPlan, ScrubState
+from node.ports.errors import DamagedPart, JournalDamaged, ReadUnavailable
+from node.ports.objects import Finding
+from node.ports.service import Consistency
+from node.ports.upkeep import RepairPlan, ScrubState
 from node.protocol.ids import Oid, RefName
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind

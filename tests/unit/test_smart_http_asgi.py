@@ -15,7 +15,8 @@ from api import side_band
 from api.git_body import Budget
 from api.pkt import packets, pkt
 from api.smart_http import SmartHttp
-from node.ports import Busy, Consistency, DiskRefused, PackRefused, ReadUnavailable, RepositoryAbsent, Service, StorageError
+from node.ports.errors import Busy, DiskRefused, PackRefused, ReadUnavailable, RepositoryAbsent, StorageError
+from node.ports.service import Consistency, Service
 from node.protocol.ids import ZERO_OID, Position, RefName, TxnId, digest_of
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import Outcome, OutcomeKind

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from api import git_body
 from api.git_body import BodyMalformed, BodyTimeout, BodyTooLarge, Budget, ClientGone, RequestBody
-from node.ports import Busy
+from node.ports.errors import Busy
 from tests.unit.fake_git_service import config_for
 
 CONFIG = config_for(Path("/nowhere"), body_timeout_s=0.05, gzip_ratio_max=100)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import Busy, Consistency, ReadUnavailable
+from node.ports.errors import Busy, ReadUnavailable
+from node.ports.service import Consistency
 from tests.unit.git_server import Server, serve
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dulwich.protocol import pkt_line
 
-from node.ports import DiskRefused, RepositoryAbsent, StorageError
+from node.ports.errors import DiskRefused, RepositoryAbsent, StorageError
 from node.storage.git import Git, GitLimits, Spawned
 from node.storage.objects import DiskObjects
 from node.storage.quarantine import git_words

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import Busy, DiskRefused, NoAnswer, PackRefused
+from node.ports.errors import Busy, DiskRefused, NoAnswer, PackRefused
 from node.protocol.change import PackRef
 from node.protocol.ids import Digest, TxnId
 from node.protocol.messages import INLINE_PACK_BYTES_MAX, InlinePack

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import Busy, DiskRefused, PackRefused
+from node.ports.errors import Busy, DiskRefused, PackRefused
 from node.protocol.change import RefUpdate
 from node.protocol.ids import ZERO_OID, Oid, RefName, TxnId
 from node.protocol.messages import INLINE_PACK_BYTES_MAX

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.ports import DiskRefused, RepositoryAbsent, StorageError
+from node.ports.errors import DiskRefused, RepositoryAbsent, StorageError
 from node.protocol.change import Change, PackRef
 from node.protocol.ids import Oid, RefName
 from node.protocol.messages import INLINE_PACK_BYTES_MAX, InlinePack

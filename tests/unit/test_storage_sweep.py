@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import ObjectStore
+from node.ports.objects import ObjectStore
 from node.protocol.names import RepositoryName
 from node.storage.git import GitLimits
 from node.storage.objects import DiskObjects

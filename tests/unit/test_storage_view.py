@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from node.ports import Finding, PackRefused
+from node.ports.errors import PackRefused
+from node.ports.objects import Finding
 from node.protocol.change import PackRef
 from node.protocol.register import Register
 from node.storage.git import GitLimits

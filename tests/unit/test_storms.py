@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from node.ports import Busy, Consistency, NotAMember
+from node.ports.errors import Busy, NotAMember
+from node.ports.service import Consistency
 from node.protocol.change import ChangeKind, Request
 from node.protocol.events import Submitted
 from node.protocol.ids import Ballot, RefName, TxnId
