@@ -1,23 +1,23 @@
 """Whatever may cross an edge of a node: foreign exceptions stop at the adapter and become one of these.
 
-    NodeError
-    ├── TransportError              the peer or the broker
-    │   ├── PeerUnreachable         nothing was delivered, as far as is known
-    │   └── NoAnswer                it may have been delivered
-    ├── StorageError                the own disk
-    │   ├── DataDirectoryInUse      another process holds it
-    │   ├── JournalRefused          it belongs to another node or cluster, or is damaged
-    │   │   └── JournalDamaged      a row is not what was written, and which
-    │   └── DiskRefused             full, or failing: nothing was promised
-    │       ├── DiskFull            it goes on when there is room
-    │       └── DiskFailed          what was written before may be lost as well
-    ├── PackRefused                 the client's objects, in git's own words
-    ├── Busy                        a stated bound is reached
-    └── ReadRefused                 a read of one repository; says at which position this node stands, if it knows
-        ├── RepositoryAbsent        never existed, deleted, or named with other capitals
-        └── ReadUnavailable         no majority answered in time, or this replica is set aside
-            ├── VersionNotReached   the version that the reader has seen already is not here in time
-            └── NotAMember          this node may not speak for any repository now
+NodeError
+├── TransportError              the peer or the broker
+│   ├── PeerUnreachable         nothing was delivered, as far as is known
+│   └── NoAnswer                it may have been delivered
+├── StorageError                the own disk
+│   ├── DataDirectoryInUse      another process holds it
+│   ├── JournalRefused          it belongs to another node or cluster, or is damaged
+│   │   └── JournalDamaged      a row is not what was written, and which
+│   └── DiskRefused             full, or failing: nothing was promised
+│       ├── DiskFull            it goes on when there is room
+│       └── DiskFailed          what was written before may be lost as well
+├── PackRefused                 the client's objects, in git's own words
+├── Busy                        a stated bound is reached
+└── ReadRefused                 a read of one repository; says at which position this node stands, if it knows
+    ├── RepositoryAbsent        never existed, deleted, or named with other capitals
+    └── ReadUnavailable         no majority answered in time, or this replica is set aside
+        ├── VersionNotReached   the version that the reader has seen already is not here in time
+        └── NotAMember          this node may not speak for any repository now
 """
 
 from enum import Enum
