@@ -24,7 +24,7 @@ from node.ports.errors import RejoinRefused, StorageError, TransportError
 from node.protocol.ids import NodeId
 from node.protocol.incarnations import newest
 from node.protocol.messages import Ping, Pong
-from node.protocol.standing import Found, Lost, Standing, State, founding
+from node.protocol.standing import Found, Life, Lost, Standing, State, founding
 from node.rejoining import Rejoining
 from node.seen import SeenLives
 
@@ -114,6 +114,10 @@ class Membership:
         """What to tell a peer."""
         lives = self._lives
         return Ping(lives.life, self._seen.of(peer), lives.standing, newest(lives.incarnations, peer))
+
+    def seen_but(self, peer: NodeId) -> tuple[tuple[NodeId, Life], ...]:
+        """What ``peer``, which rejoins, had perhaps seen of the others, and more."""
+        return tuple((node, life) for node, life in self._seen.all if node != peer)
 
     def met(self, peer: NodeId, message: Ping | Pong) -> None:
         """A peer told where it stands, and what it has seen of this node."""
@@ -259,7 +263,9 @@ class Membership:
             self._begin(sources)
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
-        self._rejoining = Rejoining(self._edges, founders=self._founders, before_clear=self._before_clear, sources=sources)
+        self._rejoining = Rejoining(
+            self._edges, self._seen, founders=self._founders, before_clear=self._before_clear, sources=sources
+        )
         self._task = asyncio.create_task(self._run(self._rejoining))
 
     async def _run(self, rejoining: Rejoining) -> None:

@@ -33,6 +33,7 @@ from node.protocol.rejoin import (
 )
 from node.protocol.rejoin_states import Step
 from node.restoring import Restoring
+from node.seen import SeenLives
 
 log = structlog.get_logger()
 
@@ -46,6 +47,7 @@ class Rejoining:
     def __init__(
         self,
         edges: Edges,
+        seen: SeenLives,
         *,
         founders: Callable[[], tuple[str, ...]],
         before_clear: Callable[[], Awaitable[None]],
@@ -53,6 +55,7 @@ class Rejoining:
     ) -> None:
         """``founders``: those that a member named. ``before_clear`` brings the disk in step with what was learned."""
         self._edges = edges
+        self._seen = seen
         self._founders = founders
         self._before_clear = before_clear
         self._sources = sources
@@ -121,8 +124,19 @@ class Rejoining:
         except TransportError as error:
             log.debug("no answer to a rejoining node", peer=to, error=str(error))
             return
-        if isinstance(answer, Enrolment | AcceptorPage):
+        if isinstance(answer, Enrolment | AcceptorPage) and self._counts(to, answer):
             self._events.put_nowait(Answered(to, answer))
+
+    def _counts(self, sender: NodeId, answer: Enrolment | AcceptorPage) -> bool:
+        """What a source has seen of the others is known here from now on: this node may have been the only other one to know.
+        Who answers from an older life is no source, unless an operator takes for everything whatever is left."""
+        if isinstance(answer, AcceptorPage):
+            members = [node for node in self._edges.config.voters.nodes if node != self._edges.config.me]
+            self._seen.learn((node, life) for node, life in answer.seen if node in members)
+        if self._seen.accept(sender, answer.life) or self._sources is not None:
+            return True
+        log.warning("source of an older life", peer=sender, kind=type(answer).__name__)
+        return False
 
     async def _keep(self, incarnation: int) -> None:
         life, problem = str(self._edges.entropy.txn_id()), ""
@@ -149,6 +163,7 @@ class Rejoining:
                     await edges.journal.lives.forget(damage.repository)
                     edges.journal.mended(damage)
             await self._before_clear()
+            await self._seen.keep_all()
             await edges.journal.lives.clear_rejoining(
                 effect.incarnation, effect.incarnations, self._founders(), edges.clock.wall_ms()
             )

@@ -5,13 +5,14 @@ on the disk a few seconds later: off the hot path, and early enough for a node t
 """
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
 from node.ports.errors import StorageError
 from node.ports.lives import Lives
 from node.protocol.ids import NodeId
-from node.protocol.standing import Life, weighed
+from node.protocol.standing import Life, together, weighed
 
 log = structlog.get_logger()
 
@@ -40,11 +41,30 @@ class SeenLives:
             self._unkept.add(node)
         return counts
 
+    @property
+    def all(self) -> tuple[tuple[NodeId, Life], ...]:
+        """For a node that rejoins: it has forgotten what it had seen."""
+        return tuple(sorted(self._seen.items()))
+
+    def learn(self, seen: Iterable[tuple[NodeId, Life]]) -> None:
+        """What another member has seen."""
+        for node, life in seen:
+            known = self._seen.get(node)
+            newest = together(life, *(known,) if known else ())
+            if newest != known:
+                self._seen[node] = newest
+                self._unkept.add(node)
+
     async def run(self) -> None:
         """Keep what is new, now and then; ends when cancelled."""
         while True:
             await asyncio.sleep(KEEP_EVERY_S)
             await self.keep()
+
+    async def keep_all(self) -> None:
+        """Before the mark of a rejoining node is cleared. Raises ``StorageError``."""
+        if self._seen:
+            await self._lives.keep_seen(dict(self._seen))
 
     async def keep(self) -> None:
         unkept, self._unkept = self._unkept, set()

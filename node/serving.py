@@ -1,6 +1,7 @@
 """What peers ask of this node: the protocol's requests, questions by direct HTTP, and bytes of packs."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from typing import assert_never
 
 import structlog
@@ -172,7 +173,7 @@ class Serving:
             self._registry.enrolled(node, enrolment.newest)
             log.warning("incarnation granted", peer=node, incarnation=enrolment.newest)
         self._registry.check()
-        return enrolment
+        return replace(enrolment, life=lives.life)
 
     async def _records_page(self, node: NodeId, message: AcceptorRecords) -> AcceptorPage:
         """R4, step 2: to nobody but who is enrolled so; asked anew, because another process may have enrolled meanwhile."""
@@ -180,7 +181,9 @@ class Serving:
         granted = (await self._enrol(node, message.incarnation, message.life)).granted
         records, more = await lives.records(message.after, RECORDS_PAGE, self._config.voters) if granted else ((), False)
         self._registry.check()
-        return AcceptorPage(granted, tuple(records), more, self._journal.identity.incarnation, lives.incarnations)
+        seen = self._membership.seen_but(node) if granted else ()
+        incarnation = self._journal.identity.incarnation
+        return AcceptorPage(granted, tuple(records), more, incarnation, lives.incarnations, lives.life, seen)
 
     async def on_fetch(self, sender: NodeId, message: Fetch) -> AsyncIterator[bytes] | None:
         """Bytes of a pack, from memory, journal, stage or repository."""

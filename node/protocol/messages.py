@@ -259,6 +259,8 @@ class Enrolment:
 
     granted: bool
     newest: int
+    life: Life | None = None
+    """Where the answering node's journal stood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,11 @@ class AcceptorPage:
     incarnation: int
     incarnations: Incarnations = ()
     """Those of other nodes that the answering one has stored."""
+    life: Life | None = None
+    """Where its journal stood."""
+    seen: tuple[tuple[NodeId, Life], ...] = ()
+    """The newest life of each other node that it has seen: who answers from an older one is no source, and the asking node
+    has to know that from now on, too."""
 
 
 @dataclass(frozen=True, slots=True)

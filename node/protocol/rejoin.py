@@ -21,7 +21,8 @@ A crash at any point: the mark still stands, make a new machine with the ``tried
 that; then the members remember.
 
 Only members that stored this attempt's incarnation *before* they answered are asked for records, and their answers count only
-while none of them knows a newer incarnation of another (``incarnations.py``).
+while none of them knows a newer incarnation of another (``incarnations.py``), or has seen a newer life of it (``standing.py``):
+a disk that was set back and has not been told of it yet.
 """
 
 from collections.abc import Iterable
@@ -35,6 +36,7 @@ from node.protocol.incarnations import FIRST, Incarnations, merged, older
 from node.protocol.messages import AcceptorPage, AcceptorRecords, Enrol, Enrolment, HeldRecord
 from node.protocol.quorum import VoterSet
 from node.protocol.rejoin_states import TRANSITIONS, Step, Trigger
+from node.protocol.standing import Life, together, weighed
 
 ANSWER_S = 3.0
 """How long one step of an attempt waits for its members without hearing anything new."""
@@ -298,6 +300,9 @@ class Rejoin:
         if stale := self._stale():
             self._again(f"{', '.join(sorted(stale))} answered in an older incarnation", now)
             return
+        if self._sources is None and (behind := self._behind()):
+            self._again(f"{', '.join(sorted(behind))} answered in an older life than another member has seen", now)
+            return
         restores = [self._gathered(repository) for repository in self._repositories()]
         if missing := self._uncovered(restores):
             self._wanted = missing
@@ -311,6 +316,15 @@ class Rejoin:
         """Who answered from an older life than any other source knows of."""
         table = merged(*(page.incarnations for page in self._pages.values()))
         return older(((node, page.incarnation) for node, page in self._pages.items()), table)
+
+    def _behind(self) -> frozenset[NodeId]:
+        """Whose disk was set back, by what the other sources have seen of it."""
+        told: dict[NodeId, list[Life]] = {}
+        for node, page in self._pages.items():
+            for seen, life in (*page.seen, *([(node, page.life)] if page.life is not None else ())):
+                told.setdefault(seen, []).append(life)
+        lives = ((node, page.life) for node, page in self._pages.items() if page.life is not None)
+        return frozenset(node for node, life in lives if not weighed(together(*told[node]), life)[0])
 
     def _repositories(self) -> list[RepoId]:
         return sorted({repository for records in self._held.values() for repository in records})

@@ -14,6 +14,7 @@ Not guaranteed: a disk set back in time is noticed only if somebody in reach rem
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import reduce
 
 from node.protocol.ids import NodeId
 
@@ -90,6 +91,22 @@ def weighed(known: Life | None, heard: Life) -> tuple[bool, Life]:
     if heard.answers_behind(known):
         return False, known
     return True, heard.later(known)
+
+
+def together(*lives: Life) -> Life:
+    """What several nodes have seen of one: the newest. Oldest first, so that no two of them contradict each other unnoticed.
+
+    Two processes that counted the same start do, too: each was heard by somebody, and nobody can tell which one is the later.
+    """
+    return reduce(_both, sorted(lives, key=lambda life: (life.incarnation, life.boot, life.writes)))
+
+
+def _both(known: Life, heard: Life) -> Life:
+    _, newest = weighed(known, heard)
+    twice = (known.incarnation, known.journal, known.boot) == (heard.incarnation, heard.journal, heard.boot)
+    if twice and known.nonce != heard.nonce:
+        return replace(newest, writes=max(known.writes, heard.writes), lost=True)
+    return newest
 
 
 class State(Enum):

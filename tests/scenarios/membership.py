@@ -44,7 +44,7 @@ from node.protocol.rejoin import (
     Restored,
 )
 from node.protocol.rejoin_states import Step
-from node.protocol.standing import Life, Lost, Standing, State, founding, weighed
+from node.protocol.standing import Life, Lost, Standing, State, founding, together, weighed
 from tests.scenarios.laws import Broken
 from tests.scenarios.values import REPOSITORY
 
@@ -202,7 +202,8 @@ class Membership:
         if message.incarnation > known[0]:
             known = disk.enrolled[sender] = (message.incarnation, message.life)
             self.enrolled(sender, message.incarnation)
-        return Enrolment(message.incarnation > FIRST and known == (message.incarnation, message.life), newest_of(node, sender))
+        granted = message.incarnation > FIRST and known == (message.incarnation, message.life)
+        return Enrolment(granted, newest_of(node, sender), disk.life)
 
     def enrolled(self, node: NodeId, incarnation: int) -> None:
         self._node.feed_both(Enrolled(node, incarnation))
@@ -213,7 +214,9 @@ class Membership:
         known = disk.record.promised.round > 0 or disk.record.committed.version > 0
         record = disk.record
         held = HeldRecord(REPOSITORY, disk.register.voters, record.promised, record.accepted, record.committed)
-        return AcceptorPage(granted, (held,) if granted and known else (), False, disk.life.incarnation, disk.incarnations)
+        records = (held,) if granted and known else ()
+        seen = tuple((peer, life) for peer, life in sorted(self._seen.items()) if granted and peer != sender)
+        return AcceptorPage(granted, records, False, disk.life.incarnation, disk.incarnations, disk.life, seen)
 
     # ------------------------------------------------------------ the machine
 
@@ -269,7 +272,13 @@ class Membership:
         node.after(world.conditions.answer_delay(), self._answered, peer, answer)
 
     def _answered(self, peer: "Node", answer: Enrolment | AcceptorPage) -> None:
-        if self._in_reach(peer):
+        if not self._in_reach(peer):
+            return
+        if isinstance(answer, AcceptorPage):
+            for seen, life in answer.seen:
+                known = self._seen.get(seen)
+                self._seen[seen] = together(life, *(known,) if known else ())
+        if self.counts(peer.name, answer.life) or peer.membership.refused(self._node):
             self._feed(Answered(peer.name, answer))
 
     def _keep(self, incarnation: int) -> None:

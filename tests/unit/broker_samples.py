@@ -115,5 +115,7 @@ EVERY_KIND: tuple[Message, ...] = (
     BranchPage((Branch("", hashes=("1:ab",) * 16), Branch("0a", (Leaf(REPO, CHANGE.position),)))),
     TransactionReport(TxnId("tx-1"), '{"a": 1}'),
     Enrolment(True, 2),
+    Enrolment(True, 2, LIFE),
     AcceptorPage(True, (HeldRecord(REPO, VOTERS, BALLOT, Accepted(BALLOT, ORIGIN, CREATION), ORIGIN),), False, 1, ((NODE, 2),)),
+    AcceptorPage(True, (), False, 1, (), LIFE, ((NODE, LIFE),)),
 )

@@ -1,7 +1,8 @@
 """The machine of a rejoining node, rule by rule (replication.md R4): events in, effects out, no clock, no chance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -31,6 +32,7 @@ from node.protocol.rejoin import (
     Restored,
 )
 from node.protocol.rejoin_states import TRANSITIONS, Step, Trigger
+from node.protocol.standing import Life
 from tests.scenarios.values import REPOSITORY
 from tests.unit.machine_values import BASE, VOTERS, A, B, C, ballot, change, only
 
@@ -73,8 +75,11 @@ class Bench:
         incarnation: int = 1,
         table: Incarnations = (),
         granted: bool = True,
+        life: Life | None = None,
+        seen: Mapping[NodeId, Life] = MappingProxyType({}),
     ) -> list[RejoinEffect]:
-        return self.feed(Answered(node, AcceptorPage(granted, records, more, incarnation, table)))
+        page = AcceptorPage(granted, records, more, incarnation, table, life, tuple(seen.items()))
+        return self.feed(Answered(node, page))
 
     @property
     def step(self) -> Step:
@@ -184,6 +189,54 @@ def test_lists_count_only_while_no_source_knows_a_newer_incarnation_of_another()
     other.enrolled(A, C)
     other.page(A, HELD, table=((C, 2), (B, 2)))
     assert len(only(Restore, other.page(C, HELD, incarnation=2))) == 1
+
+
+LIFE = Life(1, "journal", 3, "nonce", 90, began=90)
+
+
+@pytest.mark.parametrize(
+    ("seen", "counts"),
+    [
+        (LIFE, True),
+        (replace(LIFE, writes=95), True),  # seen a moment after it had answered
+        (replace(LIFE, boot=2, nonce="before", writes=90), True),
+        (replace(LIFE, boot=2, nonce="before", writes=91), False),
+        (replace(LIFE, nonce="of the true disk"), False),
+        (replace(LIFE, incarnation=2, writes=0, began=0), False),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lists_count_only_while_no_source_has_seen_a_newer_life_of_another(seen: Life, counts: bool, reverse: bool) -> None:
+    """[node-3 was set back and is not told yet: node-1 refuses its messages, this node has forgotten what it had seen of it]"""
+    bench = Bench()
+    bench.enrolled(A, C)
+    answers = [lambda: bench.page(A, HELD, seen={C: seen}), lambda: bench.page(C, HELD, life=LIFE)]
+    first, second = reversed(answers) if reverse else answers
+    first()
+    assert bool(only(Restore, second())) is counts
+    assert (bench.step is Step.LEARNING) is counts
+
+
+def test_two_sources_that_contradict_each_other_together_show_that_a_third_was_set_back() -> None:
+    four = NodeId("node-4")
+    bench = Bench(FIVE)
+    bench.enrolled(A, C, four)
+    now = replace(LIFE, boot=5, nonce="now", began=200, writes=210)
+    bench.page(A, HELD, seen={C: replace(LIFE, writes=100)})
+    bench.page(four, HELD, seen={C: replace(LIFE, boot=4, nonce="set back", began=95)})
+    assert only(Restore, bench.page(C, HELD, life=now)) == []
+    assert bench.step is Step.WAITING
+
+
+def test_an_operator_takes_also_what_a_disk_that_was_set_back_still_holds() -> None:
+    bench = Bench(FIVE, sources=frozenset({A, C}))
+    bench.feed(Begin())
+    for granted in (False, True):
+        for node in (A, C):
+            bench.told(node, 2 if granted else 1, granted=granted)
+        bench.feed(Tick(), ANSWER_S)
+    bench.page(A, HELD, seen={C: replace(LIFE, writes=100, boot=2, nonce="before")})
+    assert len(only(Restore, bench.page(C, HELD, life=LIFE))) == 1
 
 
 def test_a_source_that_does_not_know_the_attempt_interrupts_it() -> None:

@@ -9,7 +9,19 @@ from node.ports.errors import NotAMember
 from node.protocol.change import ChangeKind, Request
 from node.protocol.events import Submitted
 from node.protocol.ids import Ballot, NodeId, TxnId
-from node.protocol.messages import AcceptorRecords, Claim, Commit, Enrol, Ping, Pong, Prepare, Refused, Vote
+from node.protocol.messages import (
+    AcceptorPage,
+    AcceptorRecords,
+    Claim,
+    Commit,
+    Enrol,
+    Enrolment,
+    Ping,
+    Pong,
+    Prepare,
+    Refused,
+    Vote,
+)
 from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.protocol.standing import State
@@ -169,6 +181,83 @@ async def test_a_disk_set_back_behind_the_last_prepare_it_sent_is_noticed_withou
         assert standing(cluster, B) == "rejoining"
         await until(lambda: standing(cluster, B) == "member", 20.0)
         assert cluster[B].journal.identity.incarnation == 2
+
+
+D, E = NodeId("node-4"), NodeId("node-5")
+
+
+async def _pushed_to_b_c_e_whereupon_b_is_set_back_and_c_wiped(cluster: Cluster) -> None:
+    """node-1 and node-4 have heard of node-2 since; node-5 is down; nobody tells node-2, which is cut off from heartbeats."""
+    await cluster.create(A)
+    await pushed(cluster, 1)
+    await cluster.settle(2)
+    await cluster[B].crash()
+    old = cluster[B].copy_disk()
+    old[0].lives.life = replace(old[0].lives.life, nonce="of a start on the copy")
+    await cluster[B].start()
+    await cluster.settle(2)
+    cluster.network.rule = lambda sender, to, message: None if {sender, to} & {A, D} and _protocol(message) else 0.001
+    assert (await cluster.push(E, 2, 1)).kind is COMMITTED
+    await cluster.settle(2)
+    for node in (E, B, C):
+        await cluster[node].crash()
+    cluster[B].journal, cluster[B].store = old
+    cluster[C].wipe()
+    cluster.network.rule = lambda sender, to, message: None if B in (sender, to) and isinstance(message, Ping | Pong) else 0.001
+    await cluster[B].start()
+    assert standing(cluster, B) == "member", "it does not know yet"
+    await cluster[C].start()
+
+
+@simulated
+async def test_a_wiped_node_does_not_learn_from_a_disk_that_was_set_back_and_does_not_know_it_yet() -> None:
+    """[only node-2, node-3 and node-5 had the push; node-1 and node-4 refuse node-2, node-3 had forgotten what it had seen]"""
+    async with Cluster((A, B, C, D, E)) as cluster:
+        await _pushed_to_b_c_e_whereupon_b_is_set_back_and_c_wiped(cluster)
+        await cluster.settle(10)
+        assert (await cluster.push(A, 99, 1)).kind is not COMMITTED
+        assert standing(cluster, C) == "rejoining"
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await until(lambda: standing(cluster, B) == "rejoining", 5.0)
+        await cluster[E].start()
+        await until(lambda: standing(cluster, B) == standing(cluster, C) == "member", 60.0)
+        await cluster.settle(5)
+        assert await cluster.main(A) == 2
+        assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_what_the_sources_had_seen_of_others_is_known_to_a_rejoined_node_and_to_its_disk() -> None:
+    async with Cluster((A, B, C, D, E)) as cluster:
+        await _pushed_to_b_c_e_whereupon_b_is_set_back_and_c_wiped(cluster)
+        await cluster[B].crash()  # only to come back when node-3 is a member
+        await cluster[E].start()
+        await until(lambda: standing(cluster, C) == "member", 60.0)
+        behind = cluster[B].journal.lives.life
+        assert behind.behind(cluster[C].journal.lives.seen[B])
+        runtime = cluster[C].runtime
+        assert runtime is not None
+        assert not runtime._lives.accept(B, behind), "as a coordinator it does not count its promise"
+        cluster.network.rule = lambda sender, to, message: 0.001
+
+
+@simulated
+async def test_a_source_names_the_life_it_answers_in_and_what_it_has_seen_of_all_but_the_asking_node() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(2)
+        assert cluster[A].runtime is not None
+        serving, lives = cluster[A].runtime.serving, cluster[A].journal.lives
+        granted = await serving.on_question(B, Enrol(2, "life"))
+        assert isinstance(granted, Enrolment)
+        assert (granted.granted, granted.life) == (True, lives.life)
+        page = await serving.on_question(B, AcceptorRecords(2, "life"))
+        assert isinstance(page, AcceptorPage)
+        assert page.life == lives.life
+        assert [node for node, _ in page.seen] == [C]
+        refused = await serving.on_question(B, AcceptorRecords(2, "another life"))
+        assert isinstance(refused, AcceptorPage)
+        assert (refused.granted, refused.seen) == (False, ())
 
 
 @simulated

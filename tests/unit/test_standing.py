@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
 from node.protocol.ids import NodeId
-from node.protocol.standing import Found, Life, Lost, Standing, State, Undecided, founding, weighed
+from node.protocol.standing import Found, Life, Lost, Standing, State, Undecided, founding, together, weighed
 
 A, B, C = NodeId("node-1"), NodeId("node-2"), NodeId("node-3")
 LIFE = Life(2, "journal", 5, "mine", 100, began=97)
@@ -74,6 +75,23 @@ def test_an_honest_start_holds_all_that_was_told_before() -> None:
     for earlier in (replace(EARLIER, writes=97), replace(EARLIER, incarnation=1, writes=500), replace(EARLIER, writes=0)):
         assert weighed(earlier, LIFE) == (True, LIFE)
         assert weighed(LIFE, earlier) == (False, LIFE)
+
+
+def test_what_several_have_seen_is_put_together_whatever_its_order() -> None:
+    between = replace(LIFE, boot=6, nonce="later", writes=140, began=120)
+    rejoined = replace(LIFE, incarnation=3, boot=1, writes=0, began=0)
+    honest = replace(EARLIER, writes=97)
+    for lives, known in (
+        ((honest, LIFE), LIFE),
+        ((EARLIER, LIFE), replace(LIFE, writes=100, lost=True)),
+        ((EARLIER, LIFE, between), replace(LIFE, writes=100, lost=True)),  # the last start alone contradicts neither
+        ((LIFE, replace(LIFE, nonce="theirs", writes=90)), replace(LIFE, nonce="theirs", writes=100, lost=True)),
+        ((EARLIER, LIFE, rejoined), rejoined),
+        ((LIFE, replace(LIFE, incarnation=1, lost=True)), LIFE),
+    ):
+        for order in permutations(lives):
+            assert together(*order) == known, order
+        assert together(known, *lives) == known, lives
 
 
 def test_the_later_life_is_remembered() -> None:
