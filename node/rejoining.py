@@ -37,6 +37,8 @@ from node.seen import SeenLives
 
 log = structlog.get_logger()
 
+BROKE_OFF = "broke off, see this node's log"
+"""A fault of ours: the machine is told all the same, and begins anew; it waits for nothing else meanwhile."""
 RESTORE_PAUSE_S = 0.5
 """Before a repository that could not be learned is tried again."""
 
@@ -139,15 +141,18 @@ class Rejoining:
         return False
 
     async def _keep(self, incarnation: int) -> None:
-        life, problem = str(self._edges.entropy.txn_id()), ""
+        life, problem = "", BROKE_OFF
         try:
+            life = str(self._edges.entropy.txn_id())
             await self._edges.journal.lives.keep_attempt(incarnation)
+            problem = ""
         except StorageError as error:
             problem = str(error)
-        self._events.put_nowait(Kept(incarnation, life, problem))
+        finally:
+            self._events.put_nowait(Kept(incarnation, life, problem))
 
     async def _restore(self, wanted: Restore) -> None:
-        problem = "broke off, see this node's log"
+        problem = BROKE_OFF
         try:
             problem = await Restoring(self._edges, wanted, lossy=self._sources is not None).restore()
         finally:
@@ -156,7 +161,7 @@ class Rejoining:
             self._events.put_nowait(Restored(wanted.repository, problem))
 
     async def _clear(self, effect: Clear) -> None:
-        edges, problem = self._edges, ""
+        edges, problem = self._edges, BROKE_OFF
         try:
             for damage in list(edges.journal.damages):
                 if damage.repository is not None and damage.part is DamagedPart.RECORD:  # nobody else remembers it
@@ -167,9 +172,11 @@ class Rejoining:
             await edges.journal.lives.clear_rejoining(
                 effect.incarnation, effect.incarnations, self._founders(), edges.clock.wall_ms()
             )
+            problem = ""
         except StorageError as error:
             problem = str(error)
-        self._events.put_nowait(Cleared(problem))
+        finally:
+            self._events.put_nowait(Cleared(problem))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

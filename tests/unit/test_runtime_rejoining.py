@@ -1,6 +1,7 @@
 """Nodes that lose their journal, all of it or its end, or have a double (R4): noticed, fenced, learned again, no operator."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from node.protocol.messages import (
 from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.protocol.standing import State
+from node.restoring import Restoring
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated, until
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
@@ -382,6 +384,38 @@ async def test_a_journal_whose_records_are_damaged_is_learned_again_while_the_no
         await cluster.settle(3)
         assert len(await cluster.positions()) == 1
         assert (await cluster.push(B, 4, 3)).kind is COMMITTED
+
+
+@pytest.mark.parametrize("broken", ["keep_attempt", "clear_rejoining", "before_clear", "restore"])
+def test_a_fault_of_ours_in_a_step_of_rejoining_begins_it_anew(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[no wake is asked for while a number is kept or the mark cleared: the node stayed out until it was started again]"""
+
+    @simulated
+    async def rejoins() -> None:
+        async with Cluster() as cluster:
+            await cluster.create(A)
+            runtime, left = cluster[B].runtime, [2]
+            assert runtime is not None
+
+            def failing(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+                async def call(*args: object, **kwargs: object) -> object:
+                    left[0] -= 1
+                    if left[0] >= 0:
+                        raise ValueError("a fault of ours")
+                    return await method(*args, **kwargs)
+
+                return call
+
+            holder, name = {
+                "before_clear": (runtime.membership, "_before_clear"),
+                "restore": (Restoring, "restore"),
+            }.get(broken, (cluster[B].journal.lives, broken))
+            monkeypatch.setattr(holder, name, failing(getattr(holder, name)))
+            runtime.rejoin("its journal is damaged")
+            await until(lambda: standing(cluster, B) == "member", 60.0)
+            assert left[0] < 0
+
+    rejoins()
 
 
 @simulated
