@@ -31,6 +31,7 @@ from node.protocol.messages import (
     Enrol,
     Enrolment,
     Fetch,
+    HeldRecord,
     History,
     HistoryEntry,
     HistoryPage,
@@ -183,7 +184,13 @@ class Serving:
         self._registry.check()
         seen = self._membership.seen_but(node) if granted else ()
         incarnation = self._journal.identity.incarnation
-        return AcceptorPage(granted, tuple(records), more, incarnation, lives.incarnations, lives.life, seen)
+        held = tuple(self._as_it_answers(record) for record in records)
+        return AcceptorPage(granted, held, more, incarnation, lives.incarnations, lives.life, seen)
+
+    def _as_it_answers(self, record: HeldRecord) -> HeldRecord:
+        """A replica may be set aside in memory only: its disk refused to note it."""
+        replica = self._registry.peek(record.repository)
+        return replace(record, set_aside=True) if replica is not None and replica.stopped else record
 
     async def on_fetch(self, sender: NodeId, message: Fetch) -> AsyncIterator[bytes] | None:
         """Bytes of a pack, from memory, journal, stage or repository."""

@@ -281,6 +281,8 @@ class HeldRecord:
     promised: Ballot
     accepted: Accepted | None
     committed: Position
+    set_aside: bool = False
+    """This replica gives no history: what is wrong with it may be its history. What it has promised and accepted counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,9 +330,16 @@ class Rejoin:
         return sorted({repository for records in self._held.values() for repository in records})
 
     def _gathered(self, repository: RepoId) -> Restore:
-        """What the sources hold of one repository, taken together."""
+        """What the sources hold of one repository, taken together.
+
+        History is learned from those only who give it: where one of them is set aside, its word for what is committed may be
+        what is wrong with it, and keeps nobody out. Nothing decided is missed. Of the quorum that had accepted a change one
+        source is not this node; it names that change, or one that came after it, as accepted, set aside or not, and what stands
+        on a history that nobody gives is not taken (``RejoinOp``).
+        """
         held = {node: records[repository] for node, records in self._held.items() if repository in records}
-        committed = max((record.committed for record in held.values()), key=lambda position: position.version)
+        giving = {node: record for node, record in held.items() if not record.set_aside} or held
+        committed = max((record.committed for record in giving.values()), key=lambda position: position.version)
         accepted = max(
             (record.accepted for record in held.values() if record.accepted is not None),
             key=lambda record: record.ballot,
@@ -340,8 +347,8 @@ class Rejoin:
         )
         promised = max((record.promised for record in held.values()), default=NO_BALLOT)
         # Only a register that was created names its own voters; the others' are the members as each node knows them.
-        voters = max(held.values(), key=lambda record: record.committed.version).voters
-        first = [node for node, record in held.items() if record.committed == committed]
+        voters = max(giving.values(), key=lambda record: record.committed.version).voters
+        first = [node for node, record in giving.items() if record.committed == committed]
         second = [node for node, record in held.items() if record.accepted == accepted]
         holders = tuple(dict.fromkeys((*first, *second, *held)))
         return Restore(repository, voters, promised, accepted, committed, holders)

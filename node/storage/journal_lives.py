@@ -199,7 +199,8 @@ def read_records(db: sqlite3.Connection, after: str, limit: int, members: VoterS
             return page, True
         record = record_of(RepoId(repository), row, text)
         voters = read_voters(row.voters) if row.voters is not None else members
-        page.append(HeldRecord(RepoId(repository), voters, record.promised, record.accepted, record.committed))
+        held = (record.promised, record.accepted, record.committed, bool(row.stopped))
+        page.append(HeldRecord(RepoId(repository), voters, *held))
     return page, False
 
 

@@ -218,9 +218,9 @@ class MemoryJournal:
     def _forget(self, repository: RepoId) -> None:
         self._rows.pop(repository, None)
 
-    def _records(self) -> Iterator[tuple[RepoId, AcceptorRecord, VoterSet | None]]:
+    def _records(self) -> Iterator[tuple[RepoId, AcceptorRecord, VoterSet | None, bool]]:
         for name, row in sorted(self._rows.items()):
-            yield name, row.record, row.register.voters if row.register else None
+            yield name, row.record, row.register.voters if row.register else None, bool(row.stopped)
 
     async def _turn(self) -> None:
         """Let others in first, as a real write would."""

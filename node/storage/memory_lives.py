@@ -10,8 +10,8 @@ from node.protocol.messages import Enrolment, HeldRecord
 from node.protocol.quorum import VoterSet
 from node.protocol.standing import Life, Standing, State
 
-Rows = Callable[[], Iterable[tuple[RepoId, AcceptorRecord, VoterSet | None]]]
-"""Every repository's record, in order of the keys; no voters for a register that was never created."""
+Rows = Callable[[], Iterable[tuple[RepoId, AcceptorRecord, VoterSet | None, bool]]]
+"""Every repository's record, in order of the keys; no voters for a register that was never created; whether it is set aside."""
 
 
 class MemoryLives:
@@ -84,8 +84,8 @@ class MemoryLives:
     async def records(self, after: str, limit: int, members: VoterSet) -> tuple[Sequence[HeldRecord], bool]:
         await self._turn()
         page = [
-            HeldRecord(repository, voters or members, record.promised, record.accepted, record.committed)
-            for repository, record, voters in self._rows()
+            HeldRecord(repository, voters or members, record.promised, record.accepted, record.committed, set_aside)
+            for repository, record, voters, set_aside in self._rows()
             if repository > after
         ]
         return page[:limit], len(page) > limit

@@ -117,5 +117,5 @@ EVERY_KIND: tuple[Message, ...] = (
     Enrolment(True, 2),
     Enrolment(True, 2, LIFE),
     AcceptorPage(True, (HeldRecord(REPO, VOTERS, BALLOT, Accepted(BALLOT, ORIGIN, CREATION), ORIGIN),), False, 1, ((NODE, 2),)),
-    AcceptorPage(True, (), False, 1, (), LIFE, ((NODE, LIFE),)),
+    AcceptorPage(True, (HeldRecord(REPO, VOTERS, BALLOT, None, ORIGIN, True),), False, 1, (), LIFE, ((NODE, LIFE),)),
 )

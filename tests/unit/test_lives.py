@@ -116,7 +116,9 @@ async def test_records_are_listed_in_order_those_only_promised_too(open_: Open) 
     await journal.write(promise(ballot(7), third), members=MEMBERS, at_ms=1)
     for op in (accept(ballot(1, 1), create(repository=other)), commit(create())):
         await journal.write(op, members=MEMBERS, at_ms=1)
+    await journal.stop_voting(other, "an alarm")
     first, more = await journal.lives.records("", 2, MEMBERS)
+    assert [record.set_aside for record in first] == [False, True]
     assert [record.repository for record in first] == [REPO, other]
     assert more
     last, more = await journal.lives.records(other, 2, MEMBERS)

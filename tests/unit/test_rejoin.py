@@ -9,7 +9,7 @@ import pytest
 from node.protocol.acceptor import Accepted
 from node.protocol.effects import Wake
 from node.protocol.events import Tick
-from node.protocol.ids import NO_BALLOT, ORIGIN, NodeId, RepoId
+from node.protocol.ids import NO_BALLOT, ORIGIN, Digest, NodeId, Position, RepoId
 from node.protocol.incarnations import Incarnations
 from node.protocol.messages import AcceptorPage, AcceptorRecords, Enrol, Enrolment, HeldRecord
 from node.protocol.quorum import VoterSet
@@ -169,6 +169,26 @@ def test_what_is_restored_is_the_highest_of_everything() -> None:
     (restore,) = only(Restore, bench.page(C, replace(HELD, promised=ballot(3, C), accepted=newer)))
     assert (restore.promised, restore.accepted, restore.committed) == (ballot(9, A, 0), newer, BASE)
     assert restore.holders == (A, C)
+
+
+@pytest.mark.parametrize("version", [BASE.version, BASE.version + 1])
+def test_history_is_wanted_only_of_who_gives_it_what_was_accepted_of_everybody(version: int) -> None:
+    wrong = Position(version, Digest("f" * 64))
+    accepted = Accepted(ballot(3), BASE, change("t1"))
+    bench = Bench()
+    bench.enrolled(A, C)
+    bench.page(A, HeldRecord(REPOSITORY, FIVE, ballot(9, A, 0), accepted, wrong, set_aside=True))
+    (restore,) = only(Restore, bench.page(C, HELD))
+    assert (restore.promised, restore.accepted, restore.committed) == (ballot(9, A, 0), accepted, BASE)
+    assert (restore.voters, restore.holders) == (VOTERS, (C, A))
+
+
+def test_where_every_source_is_set_aside_the_highest_committed_is_wanted_as_ever() -> None:
+    bench = Bench()
+    bench.enrolled(A, C)
+    bench.page(A, replace(HELD, set_aside=True))
+    (restore,) = only(Restore, bench.page(C, replace(HELD, committed=ORIGIN, set_aside=True)))
+    assert restore.committed == BASE
 
 
 def test_a_repository_that_was_only_promised_is_restored_too() -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from node.ports.errors import NotAMember
-from node.protocol.change import ChangeKind, Request
+from node.protocol.acceptor import CommitOp
+from node.protocol.change import Change, ChangeKind, Request
 from node.protocol.events import Submitted
 from node.protocol.ids import Ballot, NodeId, TxnId
 from node.protocol.messages import (
@@ -416,6 +417,57 @@ def test_a_fault_of_ours_in_a_step_of_rejoining_begins_it_anew(broken: str, monk
             assert left[0] < 0
 
     rejoins()
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_source_whose_replica_is_set_aside_keeps_nobody_out(ahead: bool) -> None:
+    """[node-1 has a history that nobody else has, is set aside for it and gives none; node-2 waited for it for ever]"""
+
+    @simulated
+    async def rejoins() -> None:
+        async with Cluster() as cluster:
+            await cluster.create(A)
+            await pushed(cluster, 1)
+            await cluster.settle(2)
+            base = (await cluster[A].replica()).register.position
+            wrong = Change(NAME.key, base, ChangeKind.DELETE, (Request(TxnId("wrong"), "nobody", A, 1),))
+            await cluster[A].crash()
+            await cluster[A].journal.write(CommitOp(NAME.key, wrong), members=cluster.config(A).voters, at_ms=1)
+            await cluster[A].journal.stop_voting(NAME.key, "it has a history that nobody else has")
+            await cluster[A].start()
+            if not ahead:
+                await pushed(cluster, 1, node=C, first=2)
+            await cluster.settle(2)
+            await cluster[B].crash()
+            cluster[B].wipe()
+            await cluster[B].start()
+            await until(lambda: standing(cluster, B) == "member", 30.0)
+            assert not (await cluster[B].replica()).stopped
+            await cluster.settle(2)
+            assert (await cluster.push(B, 3, 1 if ahead else 2)).kind is COMMITTED  # with node-3
+
+    rejoins()
+
+
+@simulated
+async def test_what_a_set_aside_source_has_accepted_is_taken_over_all_the_same() -> None:
+    """[node-1 and node-2 accepted a push and node-1 heard no more: it may be decided, whatever is wrong with its history]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await pushed(cluster, 1)
+        await cluster.settle(2)
+        cluster.network.rule = lambda sender, to, message: None if C in (sender, to) and _protocol(message) else 0.001
+        assert (await cluster.push(A, 2, 1)).kind is COMMITTED
+        await cluster[B].crash()
+        await cluster[A].crash()
+        await cluster[A].journal.stop_voting(NAME.key, "its disk was looked at")
+        cluster[B].wipe()
+        await cluster[A].start()
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await cluster[B].start()
+        await until(lambda: standing(cluster, B) == "member", 30.0)
+        await cluster.settle(5)
+        assert await cluster.main(B) == await cluster.main(C) == 2
 
 
 @simulated
