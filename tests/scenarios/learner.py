@@ -15,6 +15,9 @@ from tests.scenarios.values import REPOSITORY
 if TYPE_CHECKING:
     from tests.scenarios.cluster_node import Node
 
+PAUSE_S_MAX = 1.0
+"""Between tries; who is behind never stops trying."""
+
 
 class Learner:
     """One life's catch-up; calls join."""
@@ -41,14 +44,14 @@ class Learner:
     def _page(self, failures: int) -> None:
         node = self._node
         here = node.register.position
-        if here.version >= self._up_to or failures >= 5:
+        if here.version >= self._up_to:
             self._busy, self._holders, self._told = False, (), set()
             return
         names = dict.fromkeys((*self._holders, *node.register.voters.nodes))
         for peer in (node.world.nodes[name] for name in names if name != node.name):
             if node.reaches(peer) and peer.disk.register.position.version > here.version and self._of(peer):
                 return
-        node.after(0.2 * (failures + 1), self._page, failures + 1)
+        node.after(min(0.2 * (failures + 1), PAUSE_S_MAX), self._page, failures + 1)
 
     def _of(self, peer: "Node") -> bool:
         node = self._node
