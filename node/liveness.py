@@ -7,7 +7,9 @@ is no member (new, rejoining) makes it suspected; its next good answer clears it
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
+from node.lasting import Lasting
 from node.ports.errors import PeerUnreachable, TransportError
 from node.ports.service import PeerState
 from node.ports.surroundings import Clock
@@ -41,8 +43,10 @@ class Liveness:
         on_change: Callable[[], None],
         on_pong: Callable[[NodeId, Pong], None],
         ping: Callable[[NodeId], Ping] = lambda node: Ping(),
+        lasting: Lasting | None = None,
     ) -> None:
         """``ping`` makes what a peer is asked with."""
+        self._lasting = lasting or Lasting(clock)
         self._ping = ping
         self._peers = peers
         self._clock = clock
@@ -89,11 +93,15 @@ class Liveness:
         """Ask for ever; ends when cancelled."""
         async with asyncio.TaskGroup() as group:
             for node in self._table:
-                group.create_task(self._watch(node))
+                group.create_task(self._lasting.run(f"the heartbeats to {node}", partial(self._watch, node)))
 
     async def _watch(self, node: NodeId) -> None:
         while True:
-            await self._ask(node)
+            try:
+                await self._ask(node)
+            except Exception as error:  # a fault of ours: nobody knows whether it is alive
+                self._unheard(self._table[node], f"it could not be asked: {error!r}")
+                raise
             self._hurry[node].clear()
             try:
                 # Not ``wait_for``: Python 3.11's forgets a cancellation that comes when the event has just been set.
@@ -112,9 +120,7 @@ class Liveness:
             self._suspect(peer, str(error))
             return
         except TransportError as error:
-            if peer.last_seen_at is None or self._clock.now() - peer.last_seen_at >= self._suspect_after_s:
-                peer.answers = False
-                self._suspect(peer, str(error))
+            self._unheard(peer, str(error))
             return
         if not isinstance(pong, Pong):
             return
@@ -129,6 +135,11 @@ class Liveness:
             peer.suspected, peer.reason = False, ""
             self._on_change()
         self._on_pong(node, pong)
+
+    def _unheard(self, peer: _Peer, reason: str) -> None:
+        if peer.last_seen_at is None or self._clock.now() - peer.last_seen_at >= self._suspect_after_s:
+            peer.answers = False
+            self._suspect(peer, reason)
 
     def _suspect(self, peer: _Peer, reason: str) -> None:
         peer.reason = reason
