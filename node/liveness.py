@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
+
 from node.lasting import Lasting
 from node.ports.errors import PeerUnreachable, TransportError
 from node.ports.service import PeerState
@@ -17,6 +19,15 @@ from node.ports.transport import Peers
 from node.protocol.ids import NodeId
 from node.protocol.messages import Ping, Pong
 from node.protocol.standing import State
+
+OVERDUE_S = 0.2
+"""A time limit that is noticed so much late was not watched by anybody: this process stood still."""
+
+log = structlog.get_logger()
+
+
+class _Stopped(Exception):
+    """The question was asked before this process stood still."""
 
 
 @dataclass(slots=True)
@@ -112,15 +123,21 @@ class Liveness:
             await asyncio.sleep(0.05)  # however many doubts are raised, at most 20 questions a second
 
     async def _ask(self, node: NodeId) -> None:
-        peer = self._table[node]
+        try:
+            await self._ask_once(node)
+        except _Stopped:
+            log.info("this process stood still", peer=node)
+            await self._ask_once(node, again=True)
+
+    async def _ask_once(self, node: NodeId, *, again: bool = False) -> None:
+        peer, began_at = self._table[node], self._clock.now()
         try:
             pong = await self._peers.ask(node, self._ping(node), timeout_s=self._suspect_after_s)
-        except PeerUnreachable as error:
-            peer.answers = False
-            self._suspect(peer, str(error))
-            return
         except TransportError as error:
-            self._unheard(peer, str(error))
+            # SIGSTOP, a machine that was suspended: what expired meanwhile says nothing about the peer.
+            if not again and self._clock.now() - began_at > self._suspect_after_s + OVERDUE_S:
+                raise _Stopped from error
+            self._not_answered(peer, error)
             return
         if not isinstance(pong, Pong):
             return
@@ -135,6 +152,13 @@ class Liveness:
             peer.suspected, peer.reason = False, ""
             self._on_change()
         self._on_pong(node, pong)
+
+    def _not_answered(self, peer: _Peer, error: TransportError) -> None:
+        if isinstance(error, PeerUnreachable):
+            peer.answers = False
+            self._suspect(peer, str(error))
+        else:
+            self._unheard(peer, str(error))
 
     def _unheard(self, peer: _Peer, reason: str) -> None:
         if peer.last_seen_at is None or self._clock.now() - peer.last_seen_at >= self._suspect_after_s:
