@@ -190,13 +190,17 @@ class Membership:
         if not reason or self._losing or self._stopped or self._lives.standing.state is State.REJOINING:
             return
         if self._rejoined:
-            self._stop(f"another process uses the identity {self._edges.config.me}: {peer} says that {reason}")
+            self._stop(peer, reason)
         else:
             self.lose(f"{peer} has seen more of it: {reason}")
 
-    def _stop(self, cause: str) -> None:
-        """For good: to rejoin again would only push the other process out, and be pushed out by it."""
-        self._stopped = f"{cause}; stop one of them, then start this one again"
+    def _stop(self, peer: NodeId, reason: str) -> None:
+        """For good: if there is another process, to rejoin again would only push it out, and be pushed out by it."""
+        self._stopped = (
+            f"it has rejoined once since its start, and {peer} says again that {reason}: "
+            f"another process uses the identity {self._edges.config.me} (then stop one of them), "
+            "or this disk was set back once more, or an operator accepted a loss; then start this one again, it rejoins"
+        )
         log.error("stopped for good", reason=self._stopped)
         self._spawn(self._end())
 
