@@ -7,7 +7,7 @@ by ``node.serving``, the API by ``node.front``.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from node.front import Front
 from node.lasting import Lasting
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports.errors import NodeError
+from node.ports.errors import NodeError, StorageError
 from node.ports.journal import Journal
 from node.ports.objects import ObjectStore
 from node.ports.service import NodeState, PeerState
@@ -37,7 +37,7 @@ from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.repair import Repair
-from node.replay import replay
+from node.replay import DAMAGED, replay
 from node.retries import RetryBudget
 from node.scrub import Scrub
 from node.seen import SeenLives
@@ -249,6 +249,16 @@ class Runtime:
         """This node speaks for its repositories from now on, or again."""
         self._rejoined(self._journal.identity.incarnation)
         self._spawn(self._load_doubts())
+        self._spawn(self._name_set_aside())
+
+    async def _name_set_aside(self) -> None:
+        """Alarms of an earlier life, for /health; what is damaged is named by the scrub, which takes it up."""
+        journal = self._journal
+        for repository in await journal.care.set_aside(""):
+            with suppress(StorageError):  # damage is the scrub's, which names it
+                stopped = (await journal.load(repository, self._config.voters)).stopped
+                if stopped and not stopped.startswith(DAMAGED):
+                    self._on_alarm(repository, stopped)
 
     async def _load_doubts(self) -> None:
         """What is in doubt is settled, and what could not be placed is fetched, by whoever is in memory."""
