@@ -203,7 +203,12 @@ class Link:
         delay_s = BACKOFF_FIRST_S
         refused = 0
         while True:
-            lived_s = await self._live_once()
+            try:
+                lived_s = await self._live_once()
+            except Exception as error:  # this task must live, or nobody connects again
+                _log.exception("%s to %s broke off for a fault of ours", self.name, self.place)
+                self._say(problem=f"internal error, see this node's log: {error!r}"[:300])
+                lived_s = 0.0
             self.reconnects += 1
             # One that was made and lost at once, again and again, is no better than one that is never made.
             refused = 0 if lived_s > BACKOFF_LAST_S else refused + 1

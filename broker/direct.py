@@ -25,6 +25,8 @@ OUTSTANDING_MAX = 4096
 CONNECTIONS_PER_PEER = 64
 BULK_CONNECTIONS_PER_PEER = 16
 CONNECT_TIMEOUT_S = 2.0
+TURN_S = 60.0
+"""How long a fetch waits for one of the peer's connections, all of which may be carrying packs."""
 IDLE_S = 4.0
 """How long an idle connection is kept; shorter than uvicorn keeps it (5 s), so that seldom both ends decide at once."""
 CHUNK_BYTES = 256 * 1024
@@ -109,7 +111,8 @@ class HttpPeers:
 
     def _request(self, sealed: Sealed, stall_s: float | None = None) -> "aiohttp.client._RequestContextManager":
         url = f"{self._urls[sealed.receiver]}/replicate/{sealed.kind.word}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s)
+        turn_s = None if stall_s is None else TURN_S  # other requests have one limit for everything (``exchange``)
+        timeout = aiohttp.ClientTimeout(total=None, connect=turn_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s)
         session = self._session(sealed.kind.word in _BULK)
         headers = {"Content-Type": "application/json"}
         # Large ones as a file: aiohttp then writes them piece by piece, and lets the loop run in between.

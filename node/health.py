@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 
 import psutil
 
+from node.lasting import Lasting
+from node.system import SystemClock
+
 INTERVAL_S = 2.0
 
 
@@ -35,7 +38,9 @@ class Sampler:
         if self._task is not None:
             return
         self.last = await asyncio.to_thread(take)
-        self._task = asyncio.create_task(self._run(), name="health-sampler")
+        self._task = asyncio.create_task(
+            Lasting(SystemClock()).run("the sampling of this machine", self._run), name="health-sampler"
+        )
 
     async def stop(self) -> None:
         task, self._task = self._task, None

@@ -7,7 +7,11 @@ is no member (new, rejoining) makes it suspected; its next good answer clears it
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
+import structlog
+
+from node.lasting import Lasting
 from node.ports.errors import PeerUnreachable, TransportError
 from node.ports.service import PeerState
 from node.ports.surroundings import Clock
@@ -15,6 +19,15 @@ from node.ports.transport import Peers
 from node.protocol.ids import NodeId
 from node.protocol.messages import Ping, Pong
 from node.protocol.standing import State
+
+OVERDUE_S = 0.2
+"""A time limit that is noticed so much late was not watched by anybody: this process stood still."""
+
+log = structlog.get_logger()
+
+
+class _Stopped(Exception):
+    """The question was asked before this process stood still."""
 
 
 @dataclass(slots=True)
@@ -41,8 +54,10 @@ class Liveness:
         on_change: Callable[[], None],
         on_pong: Callable[[NodeId, Pong], None],
         ping: Callable[[NodeId], Ping] = lambda node: Ping(),
+        lasting: Lasting | None = None,
     ) -> None:
         """``ping`` makes what a peer is asked with."""
+        self._lasting = lasting or Lasting(clock)
         self._ping = ping
         self._peers = peers
         self._clock = clock
@@ -89,11 +104,15 @@ class Liveness:
         """Ask for ever; ends when cancelled."""
         async with asyncio.TaskGroup() as group:
             for node in self._table:
-                group.create_task(self._watch(node))
+                group.create_task(self._lasting.run(f"the heartbeats to {node}", partial(self._watch, node)))
 
     async def _watch(self, node: NodeId) -> None:
         while True:
-            await self._ask(node)
+            try:
+                await self._ask(node)
+            except Exception as error:  # a fault of ours: nobody knows whether it is alive
+                self._unheard(self._table[node], f"it could not be asked: {error!r}")
+                raise
             self._hurry[node].clear()
             try:
                 # Not ``wait_for``: Python 3.11's forgets a cancellation that comes when the event has just been set.
@@ -104,17 +123,21 @@ class Liveness:
             await asyncio.sleep(0.05)  # however many doubts are raised, at most 20 questions a second
 
     async def _ask(self, node: NodeId) -> None:
-        peer = self._table[node]
+        try:
+            await self._ask_once(node)
+        except _Stopped:
+            log.info("this process stood still", peer=node)
+            await self._ask_once(node, again=True)
+
+    async def _ask_once(self, node: NodeId, *, again: bool = False) -> None:
+        peer, began_at = self._table[node], self._clock.now()
         try:
             pong = await self._peers.ask(node, self._ping(node), timeout_s=self._suspect_after_s)
-        except PeerUnreachable as error:
-            peer.answers = False
-            self._suspect(peer, str(error))
-            return
         except TransportError as error:
-            if peer.last_seen_at is None or self._clock.now() - peer.last_seen_at >= self._suspect_after_s:
-                peer.answers = False
-                self._suspect(peer, str(error))
+            # SIGSTOP, a machine that was suspended: what expired meanwhile says nothing about the peer.
+            if not again and self._clock.now() - began_at > self._suspect_after_s + OVERDUE_S:
+                raise _Stopped from error
+            self._not_answered(peer, error)
             return
         if not isinstance(pong, Pong):
             return
@@ -129,6 +152,18 @@ class Liveness:
             peer.suspected, peer.reason = False, ""
             self._on_change()
         self._on_pong(node, pong)
+
+    def _not_answered(self, peer: _Peer, error: TransportError) -> None:
+        if isinstance(error, PeerUnreachable):
+            peer.answers = False
+            self._suspect(peer, str(error))
+        else:
+            self._unheard(peer, str(error))
+
+    def _unheard(self, peer: _Peer, reason: str) -> None:
+        if peer.last_seen_at is None or self._clock.now() - peer.last_seen_at >= self._suspect_after_s:
+            peer.answers = False
+            self._suspect(peer, reason)
 
     def _suspect(self, peer: _Peer, reason: str) -> None:
         peer.reason = reason

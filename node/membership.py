@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 HELLO_S = 1.0
 """How long a starting node waits for each peer to tell what it has seen of it."""
+AGAIN_S = 5.0
+"""Before a rejoining that broke off for a fault of ours begins again."""
 MARK_PAUSE_S = 1.0
 """Between tries to write the mark, on a disk that refuses; meanwhile nothing is answered all the same."""
 
@@ -76,6 +78,7 @@ class Membership:
         self._stopped = ""
         self._deciding = False
         self._rejoined = False
+        self._broke_off = ""
         self._rejoining: Rejoining | None = None
         self._task: asyncio.Task[None] | None = None
         self._taking = asyncio.Lock()
@@ -99,7 +102,7 @@ class Membership:
         if self._losing:
             return View("rejoining", self._losing, waits_for="its own disk, to write that down")
         if standing.state is State.REJOINING:
-            waits_for = self._rejoining.waits_for if self._rejoining else "its turn"
+            waits_for = self._broke_off or (self._rejoining.waits_for if self._rejoining else "its turn")
             return View("rejoining", standing.reason, standing.since_ms, waits_for)
         if not self._asked:
             return View("starting", "it asks the others what they have seen of it")
@@ -191,13 +194,17 @@ class Membership:
         if not reason or self._losing or self._stopped or self._lives.standing.state is State.REJOINING:
             return
         if self._rejoined:
-            self._stop(f"another process uses the identity {self._edges.config.me}: {peer} says that {reason}")
+            self._stop(peer, reason)
         else:
             self.lose(f"{peer} has seen more of it: {reason}")
 
-    def _stop(self, cause: str) -> None:
-        """For good: to rejoin again would only push the other process out, and be pushed out by it."""
-        self._stopped = f"{cause}; stop one of them, then start this one again"
+    def _stop(self, peer: NodeId, reason: str) -> None:
+        """For good: if there is another process, to rejoin again would only push it out, and be pushed out by it."""
+        self._stopped = (
+            f"it has rejoined once since its start, and {peer} says again that {reason}: "
+            f"another process uses the identity {self._edges.config.me} (then stop one of them), "
+            "or this disk was set back once more, or an operator accepted a loss; then start this one again, it rejoins"
+        )
         log.error("stopped for good", reason=self._stopped)
         self._spawn(self._end())
 
@@ -213,12 +220,12 @@ class Membership:
         self._spawn(self._mark(reason))
 
     async def _mark(self, reason: str) -> None:
-        await self._drop(f"this node is rejoining: {reason}")
         while True:
             try:
+                await self._drop(f"this node is rejoining: {reason}")
                 await self._lives.mark_rejoining(reason, self._edges.clock.wall_ms())
-            except StorageError as error:
-                log.error("the mark could not be written", error=str(error))
+            except Exception as error:
+                log.error("the mark could not be written", error=str(error), exc_info=not isinstance(error, StorageError))
                 await asyncio.sleep(MARK_PAUSE_S)
             else:
                 break
@@ -263,17 +270,23 @@ class Membership:
             self._begin(sources)
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
-        self._rejoining = Rejoining(
-            self._edges, self._seen, founders=self._founders, before_clear=self._before_clear, sources=sources
-        )
-        self._task = asyncio.create_task(self._run(self._rejoining))
+        self._broke_off = ""
+        self._task = asyncio.create_task(self._run(sources))
 
-    async def _run(self, rejoining: Rejoining) -> None:
-        try:
-            await rejoining.run()
-        except Exception:
-            log.exception("rejoining failed")
-            raise
+    async def _run(self, sources: frozenset[NodeId] | None) -> None:
+        while True:
+            self._rejoining = Rejoining(
+                self._edges, self._seen, founders=self._founders, before_clear=self._before_clear, sources=sources
+            )
+            try:
+                await self._rejoining.run()
+            except Exception as error:
+                log.exception("rejoining failed")  # R4: interrupted, it starts again at 1
+                self._broke_off = f"its next attempt; the last one ended by an internal error, see this node's log: {error!r}"
+                await asyncio.sleep(AGAIN_S)
+                self._broke_off = ""
+            else:
+                break
         self._rejoined = True
         self._rejoining = self._task = None
         log.warning("rejoined", incarnation=self._lives.life.incarnation)

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from itertools import islice
 
+import structlog
+
 from node.edges import Edges
 from node.ports.errors import NotAMember
 from node.ports.journal import Journal
@@ -14,6 +16,8 @@ from node.replica import Replica
 
 REPLICAS_MAX = 4096
 """Kept in memory at once; beyond, idle ones are forgotten first (the journal knows them all)."""
+
+log = structlog.get_logger()
 
 
 class Registry:
@@ -78,7 +82,10 @@ class Registry:
     def suspect(self, nodes: frozenset[NodeId]) -> None:
         """The failure detector's opinion changed."""
         for replica in list(self._replicas.values()):
-            replica.suspect(nodes)
+            try:
+                replica.suspect(nodes)
+            except Exception:  # one that is broken keeps nobody else from being told
+                log.exception("machine failed", repository=replica.repository, told="Suspected")
 
     def enrolled(self, node: NodeId, incarnation: int) -> None:
         """R4: a newer incarnation of a node is durable here; replicas loaded from now on find it in the journal."""

@@ -29,6 +29,7 @@ from node.protocol.messages import Fetch, History, HistoryEntry, HistoryPage, In
 from node.protocol.register import Register
 from node.registry import Registry
 from node.replay import DAMAGED
+from node.replica import INTERNAL
 
 ROUNDS = 3
 """A repair can bring to light what could not be looked at before: a repository that was gone has no packs either."""
@@ -86,6 +87,10 @@ class Repair:
             durable = (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
         if any(finding.part == "objects" for finding in findings):
             return "it would be set aside, and stay so: every pack is whole, so there is nothing to fetch"
+        if durable.startswith(INTERNAL):
+            if damages or findings:
+                return f"it would be repaired from the other nodes, and taken back by a second repair ({durable})"
+            return f"it would be taken back, as its journal has it: nothing of it is damaged ({durable})"
         if durable and not durable.startswith(DAMAGED):
             return f"it would stay set aside, for what no repair ends: {durable}"
         if damages or findings:
@@ -116,7 +121,7 @@ class Repair:
             damages = await self._examiner.damages(repository)
             findings = [] if damages else await self._examiner.findings(repository)
             if not damages and not findings:
-                await self._take_back(repository, actions)
+                await self._take_back(repository, actions, known)
                 return
         left = [*map(str, damages), *map(str, findings)]
         raise Unrepaired(f"still damaged after {ROUNDS} rounds: {'; '.join(left[:SHOWN_MAX])}")
@@ -138,8 +143,10 @@ class Repair:
             # Nothing is learned or applied any more while it is repaired; and one that was loaded just now is set aside too.
             await self._registry.reload(repository, f"this replica is set aside: {reason}")
 
-    async def _take_back(self, repository: RepoId, actions: list[str]) -> None:
-        """Durable first, then voting and reading again; and what was missed meanwhile is asked for."""
+    async def _take_back(self, repository: RepoId, actions: list[str], known: str) -> None:
+        """Durable first, then voting and reading again; and what was missed meanwhile is asked for. After an internal error,
+        if ``known`` says that this is what somebody asked for: its machines are made anew from the journal, as after a crash,
+        and whatever they had not written down was promised to nobody."""
         journal = self._edges.journal
         loaded = await journal.load(repository, self._edges.config.voters)
         if loaded.register.exists:
@@ -149,7 +156,8 @@ class Repair:
         for damage in journal.damages:
             if damage.repository in (repository, None):
                 journal.mended(damage)
-        if loaded.stopped and not loaded.stopped.startswith(DAMAGED):
+        asked_for = known.startswith(INTERNAL) and loaded.stopped.startswith(INTERNAL)
+        if loaded.stopped and not loaded.stopped.startswith(DAMAGED) and not asked_for:
             raise Unrepaired(f"repaired, but it was set aside before: {loaded.stopped}")
         await journal.care.resume_voting(repository)
         replica = await self._registry.reload(repository, "this replica was repaired")

@@ -79,6 +79,8 @@ STOPPED_SHOWN_MAX = 500
 log = structlog.get_logger()
 
 STOPPING = "this node is stopping"
+INTERNAL = "internal error"
+"""How the reason begins for which a machine that broke off set its replica aside."""
 
 
 class Replica:
@@ -304,7 +306,7 @@ class Replica:
             log.exception("machine failed", repository=self.repository, told=type(event).__name__)
             if self.stopped:
                 raise
-            self._alarm(f"internal error, see this node's log: {error!r}", stop=True)
+            self._alarm(f"{INTERNAL}, see this node's log: {error!r}", stop=True)
             return
         for effect in effects:
             self._perform(effect, machine)
@@ -385,7 +387,7 @@ class Replica:
             return
         except Exception as error:
             # Whether it is written is not known, and the machines wait for a word: the worst one is the true one.
-            self._alarm(f"internal error while the journal was written: {error!r}", stop=True)
+            self._alarm(f"{INTERNAL} while the journal was written: {error!r}", stop=True)
             self._feed_both(Written(op, WriteVerdict.REFUSED, self.voter.record))
             raise
         if isinstance(op, AcceptOp) and verdict is WriteVerdict.DONE:

@@ -7,7 +7,7 @@ by ``node.serving``, the API by ``node.front``.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,10 @@ from node.edges import Edges
 from node.examining import Examiner
 from node.faults import Faults
 from node.front import Front
+from node.lasting import Lasting
 from node.liveness import Liveness
 from node.membership import Membership
-from node.ports.errors import NodeError
+from node.ports.errors import NodeError, StorageError
 from node.ports.journal import Journal
 from node.ports.objects import ObjectStore
 from node.ports.service import NodeState, PeerState
@@ -36,7 +37,7 @@ from node.reading import Reader
 from node.records import Records
 from node.registry import Registry
 from node.repair import Repair
-from node.replay import replay
+from node.replay import DAMAGED, replay
 from node.retries import RetryBudget
 from node.scrub import Scrub
 from node.seen import SeenLives
@@ -79,6 +80,7 @@ class Runtime:
         self._store = store
         self._alarms: OrderedDict[RepoId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lasting = Lasting(clock)
         self._ready = False
         self._was_up = False
         self._disk = Disk(config, journal, store)
@@ -103,6 +105,7 @@ class Runtime:
             on_change=self._on_suspicion,
             on_pong=self._on_pong,
             ping=lambda peer: self.membership.ping(peer),
+            lasting=self._lasting,
         )
         self._lives = SeenLives(journal.lives)
         self._reader = reader = Reader(
@@ -196,11 +199,12 @@ class Runtime:
         if self._journal.lives.standing.state is not State.REJOINING:
             await self._catch_up_disk()
         await self._transport.start(self.serving.on_request)
+        lasting = self._lasting.run
         self._spawn(self._liveness.run())
-        self._spawn(self._watch_transport())
-        self._spawn(self._lives.run())
-        self._spawn(self._watch_disk())
-        self._spawn(self.care.run())
+        self._spawn(lasting("the look at the transport", self._watch_transport))
+        self._spawn(lasting("the keeping of what was seen of peers", self._lives.run))
+        self._spawn(lasting("the look at the disk", self._watch_disk))
+        self._spawn(lasting("the scrub", self.care.run))
         await self.membership.start()
         self._ready = True
         identity = self._journal.identity
@@ -245,6 +249,16 @@ class Runtime:
         """This node speaks for its repositories from now on, or again."""
         self._rejoined(self._journal.identity.incarnation)
         self._spawn(self._load_doubts())
+        self._spawn(self._name_set_aside())
+
+    async def _name_set_aside(self) -> None:
+        """Alarms of an earlier life, for /health; what is damaged is named by the scrub, which takes it up."""
+        journal = self._journal
+        for repository in await journal.care.set_aside(""):
+            with suppress(StorageError):  # damage is the scrub's, which names it
+                stopped = (await journal.load(repository, self._config.voters)).stopped
+                if stopped and not stopped.startswith(DAMAGED):
+                    self._on_alarm(repository, stopped)
 
     async def _load_doubts(self) -> None:
         """What is in doubt is settled, and what could not be placed is fetched, by whoever is in memory."""
@@ -253,8 +267,9 @@ class Runtime:
         for repository in dict.fromkeys((*await self._journal.in_doubt(), *unplaced)):
             try:
                 await self._registry.get(repository)
-            except NodeError as error:
-                log.warning("not loaded at the start", repository=repository, error=str(error))
+            except Exception as error:
+                ours = not isinstance(error, NodeError)
+                log.warning("not loaded at the start", repository=repository, error=str(error), exc_info=ours)
 
     def state(self) -> NodeState:
         config, identity = self._config, self._journal.identity
@@ -276,6 +291,7 @@ class Runtime:
         elif self._alarms:
             repository, reason = next(reversed(self._alarms.items()))
             problem = f"alarm on {repository}: {reason}"
+        problem = "; ".join(filter(None, (problem, self._lasting.problem)))
         return NodeState(
             config.me,
             config.cluster,
@@ -319,10 +335,10 @@ class Runtime:
     async def _watch_transport(self) -> None:
         """The transport going up or down changes whom a vote can reach."""
         while True:
-            if self._transport.up != self._was_up:
-                self._was_up = self._transport.up
-                log.info("transport changed", up=self._was_up, detail=self._transport.detail)
+            if (up := self._transport.up) != self._was_up:
+                log.info("transport changed", up=up, detail=self._transport.detail)
                 self._on_suspicion()
+                self._was_up = up
             await asyncio.sleep(0.05)
 
     async def _watch_disk(self) -> None:

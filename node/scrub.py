@@ -19,6 +19,7 @@ from node.protocol.ids import RepoId
 from node.registry import Registry
 from node.repair import Repair
 from node.replay import DAMAGED
+from node.replica import INTERNAL
 
 LOOK_S = 1.0
 """How often it is looked whether somebody met damage."""
@@ -72,7 +73,7 @@ class Scrub:
     async def repair(self, repository: RepoId) -> RepairReport:
         async with self._working:
             now = self._edges.clock.wall_ms()
-            report = await self._one(repository)
+            report = await self._one(repository, mendable=(DAMAGED, INTERNAL))
             return report or RepairReport(repository, (), (), "", now, self._edges.clock.wall_ms())
 
     async def run(self) -> None:
@@ -169,13 +170,14 @@ class Scrub:
             log.exception("scrub failed", repository=repository)
         await asyncio.sleep(0)
 
-    async def _one(self, repository: RepoId) -> RepairReport | None:
+    async def _one(self, repository: RepoId, mendable: tuple[str, ...] = (DAMAGED,)) -> RepairReport | None:
+        """``mendable``: how the reason begins for which a replica was set aside that is taken back if nothing is damaged."""
         damages = await self._examiner.damages(repository)
         findings = [] if damages else await self._examiner.findings(repository)
         replica = self._registry.peek(repository)
-        if not damages and not findings and not (replica and replica.stopped.startswith(DAMAGED)):
+        if not damages and not findings and not (replica and replica.stopped.startswith(mendable)):
             stopped = "" if replica else (await self._edges.journal.load(repository, self._edges.config.voters)).stopped
-            if not stopped.startswith(DAMAGED):
+            if not stopped.startswith(mendable):
                 self._clean(repository)
                 return None
         report = await self._repair.mend(repository, damages, findings)

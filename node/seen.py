@@ -72,6 +72,8 @@ class SeenLives:
             return
         try:
             await self._lives.keep_seen({node: self._seen[node] for node in sorted(unkept)})
-        except StorageError as error:
+        except Exception as error:
             self._unkept |= unkept
+            if not isinstance(error, StorageError):
+                raise
             log.warning("not noted what was seen of peers", error=str(error))

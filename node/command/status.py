@@ -63,7 +63,7 @@ def node_status(node: NodePlace) -> dict[str, Any]:
         **state,
         "serving": True,
         "ready": ready.ok,
-        "reason": None if ready.ok else ready.reason,
+        "reason": (health.body.get("problem") or None) if ready.ok else ready.reason,
         "health": health.body or None,
     }
 

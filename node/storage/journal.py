@@ -85,7 +85,7 @@ class SqliteJournal:
             waiting_max=waiting_max,
             linger_s=linger_s,
         )
-        self.lives.begin(self._writer.submit, self._reads.run)
+        self.lives.begin(self._writer.submit, self._ask)
 
         self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit)
 

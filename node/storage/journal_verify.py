@@ -56,7 +56,9 @@ def keys(db: sqlite3.Connection, after: str, limit: int) -> list[RepoId]:
 
 
 def set_aside(db: sqlite3.Connection, prefix: str) -> list[RepoId]:
-    rows = db.execute("SELECT repository FROM registers WHERE substr(stopped, 1, ?) = ?", (len(prefix), prefix))
+    rows = db.execute(
+        "SELECT repository FROM registers WHERE stopped != '' AND substr(stopped, 1, ?) = ?", (len(prefix), prefix)
+    )
     return [RepoId(repository) for (repository,) in rows]
 
 

@@ -24,7 +24,7 @@ class MemoryCare:
         return [repository for repository in sorted(self._journal._rows) if repository > after][:limit]
 
     async def set_aside(self, prefix: str) -> Sequence[RepoId]:
-        return [name for name, row in sorted(self._journal._rows.items()) if row.stopped.startswith(prefix)]
+        return [name for name, row in sorted(self._journal._rows.items()) if row.stopped and row.stopped.startswith(prefix)]
 
     async def committed(self, repository: RepoId) -> Position:
         row = self._journal._rows.get(repository)

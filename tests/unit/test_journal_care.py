@@ -34,6 +34,14 @@ async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
     await journal.close()
 
 
+async def test_who_is_set_aside_is_found_by_how_the_reason_begins(journal: SqliteJournal) -> None:
+    assert await journal.care.set_aside("") == []
+    await journal.stop_voting(REPO, "internal error: a test")
+    assert await journal.care.set_aside("") == [REPO]
+    assert await journal.care.set_aside("internal") == [REPO]
+    assert await journal.care.set_aside("damaged") == []
+
+
 async def found(journal: SqliteJournal) -> list[tuple[DamagedPart, int]]:
     damages, more = await journal.care.verify(REPO, 0)
     assert more is None

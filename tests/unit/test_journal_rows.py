@@ -113,6 +113,17 @@ def alter(db: sqlite3.Connection, table: str, column: str) -> None:
     assert done.rowcount
 
 
+async def test_a_damaged_record_that_is_met_by_who_serves_a_rejoining_node_is_noted_for_the_scrub(tmp_path: Path) -> None:
+    journal = await filled(tmp_path)
+    try:
+        await journal._writer.submit(lambda db: alter(db, "registers", "promised_round"))
+        with pytest.raises(JournalDamaged):
+            await journal.lives.records("", 10, MEMBERS)
+        assert [(damage.repository, damage.part) for damage in journal.damages] == [(REPO, PART.RECORD)]
+    finally:
+        await journal.close()
+
+
 @pytest.mark.parametrize(
     ("table", "column", "part", "ask"), ALTERATIONS, ids=[f"{t}.{c}-{a.__name__}" for t, c, _, a in ALTERATIONS]
 )

@@ -13,11 +13,11 @@ import pytest
 from node.ports.errors import ReadUnavailable, RepositoryAbsent, StorageError, VersionNotReached
 from node.ports.service import Consistency
 from node.protocol.ids import NodeId, RefName
-from node.protocol.messages import Abort, Claim, Commit, History, Message, Prepare, Query, Status
+from node.protocol.messages import Abort, Claim, Commit, History, Message, Pong, Prepare, Query, Status
 from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.reading import LATE_MAX
-from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated, until
+from tests.unit.runtime_kit import NAME, A, B, C, Cluster, SimulatedLoop, simulated, until
 
 Got = TypeVar("Got")
 Rule = Callable[[NodeId, NodeId, Message], float | None]
@@ -527,3 +527,32 @@ async def test_what_a_client_has_seen_it_sees_again_on_whatever_node_through_cra
         cluster.network.rule = lambda sender, to, message: 0.001
         await cluster.settle(30)
         assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_a_node_that_was_stopped_for_a_while_serves_at_once_when_it_is_woken() -> None:
+    """[SIGSTOP] Its own heartbeats expired while it stood still: it suspected everybody, and refused reads for a moment."""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.push(A, 1)
+        await cluster.settle(2)
+        cluster.network.rule = late(3.0, Pong)
+        await cluster.settle(0.7)  # heartbeats to both are under way
+        stand_still(10.0)
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await asyncio.sleep(0)
+        for _ in range(20):
+            assert await cluster.main(A) == 1
+            await asyncio.sleep(0.01)
+        cluster.network.cut = {frozenset((A, B)), frozenset((A, C))}
+        cluster.network.rule = lost(Pong)
+        await cluster.settle(0.7)
+        stand_still(10.0)
+        await cluster.settle(2)  # asked once, not for ever
+        assert {peer.state for peer in cluster[A].service.state().peers} == {"suspected"}
+
+
+def stand_still(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    loop._jumping.jumped_s += seconds

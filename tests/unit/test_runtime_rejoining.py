@@ -553,3 +553,25 @@ async def test_two_words_of_an_operator_at_once_begin_one_attempt() -> None:
         await asyncio.gather(take(frozenset({A})), take(frozenset({A})))
         ours = [task for task in asyncio.all_tasks() if "Membership._run" in repr(task.get_coro())]
         assert len(ours) == 2, "one each of B and C"
+
+
+@simulated
+async def test_who_is_told_twice_and_has_no_double_is_not_said_to_have_one_for_certain() -> None:
+    """[a second incarnation was granted after the node had rejoined: nobody else uses its identity any more]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(2)
+        for _ in range(2):
+            newer = cluster[B].journal.identity.incarnation + 1
+            for node in (A, C):
+                runtime = cluster[node].runtime
+                assert runtime is not None
+                await runtime.serving.on_question(B, Enrol(newer, f"a double that asked for {newer}"))
+            await cluster.settle(30)
+        assert standing(cluster, B) == "stopped"
+        problem = cluster[B].service.state().problem
+        assert "it has rejoined once since its start" in problem
+        assert "or this disk was set back once more, or an operator accepted a loss" in problem
+        await cluster[B].crash()
+        await cluster[B].start()
+        await until(lambda: standing(cluster, B) == "member", 30.0)

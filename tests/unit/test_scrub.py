@@ -253,3 +253,34 @@ async def test_a_fault_of_ours_in_one_repository_keeps_no_other_from_being_looke
         box.store.repositories["zoe/last"].head = RefName("refs/heads/wrong")
         state = await look(cluster, B)
         assert (state.found, state.repaired, state.skipped) == (1, 1, 1)
+
+
+@simulated
+async def test_a_replica_that_an_internal_error_stopped_is_named_after_a_restart_and_taken_back_by_a_repair() -> None:
+    """It stayed out for good: no repair took it, and after a restart nothing named it."""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        handle = (await cluster[B].replica()).voter.handle
+
+        def broken(event: object, now: float) -> Any:
+            if type(event).__name__ == "Requested":
+                raise KeyError("a bug")
+            return handle(event, now)  # type: ignore[arg-type]
+
+        (await cluster[B].replica()).voter.handle = broken  # type: ignore[method-assign]
+        assert (await cluster.push(A, 3, 2)).kind is OutcomeKind.COMMITTED
+        await cluster.settle(2)
+        await cluster[B].crash()
+        await cluster[B].start()
+        await cluster.settle(30)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        assert "alarm on alice/project: internal error" in runtime.state().problem
+        assert (await cluster[B].replica()).stopped.startswith("internal error")  # no scrub takes it back by itself
+        assert "it would be taken back, as its journal has it" in (await runtime.care.examine(KEY)).would
+        assert (await runtime.care.repair(KEY)).problem == ""
+        assert runtime.state().problem == ""
+        await cluster.settle(5)
+        await cluster[C].crash()
+        assert (await cluster.push(A, 4, 3)).kind is OutcomeKind.COMMITTED  # it votes
+        assert await cluster.main(B) == 4
