@@ -6,6 +6,7 @@
     a certificate                  fetched from any voter, by its signatures
     refs and value in the journal  from its history
     an acceptor record             not at all: the node has forgotten what it promised. It rejoins (R4)
+    pages of the journal's file    likewise; before anything is learned the file is written anew
 
 The replica is set aside first, durably: no votes, no reads. It comes back when a second look finds nothing, and then asks what
 it missed. What cannot be repaired now stays set aside, and the scrub tries again.
@@ -20,7 +21,7 @@ import structlog
 
 from node.edges import Edges
 from node.examining import Examiner
-from node.ports.errors import DamagedPart, DiskFailed, JournalDamaged, NodeError, PackRefused, TransportError
+from node.ports.errors import DamagedPart, DiskFailed, JournalDamaged, NodeError, PackRefused, StorageError, TransportError
 from node.ports.objects import Finding
 from node.ports.upkeep import RepairReport
 from node.protocol.change import PackRef
@@ -38,6 +39,8 @@ ASK_TIMEOUT_S = 5.0
 SHOWN_MAX = 5
 AMNESIA = frozenset({DamagedPart.RECORD, DamagedPart.DATABASE})
 
+Rejoin = Callable[[str, Callable[[], Awaitable[None]] | None], None]
+
 log = structlog.get_logger()
 
 
@@ -48,8 +51,8 @@ class Unrepaired(NodeError):
 class Repair:
     """Mends one repository at a time."""
 
-    def __init__(self, edges: Edges, registry: Registry, examiner: Examiner, rejoin: Callable[[str], None]) -> None:
-        """``rejoin`` is told why this node cannot trust what it remembers (R4)."""
+    def __init__(self, edges: Edges, registry: Registry, examiner: Examiner, rejoin: Rejoin) -> None:
+        """``rejoin`` is told why this node cannot trust what it remembers (R4), and what to do before it learns it again."""
         self._edges = edges
         self._registry = registry
         self._examiner = examiner
@@ -105,7 +108,7 @@ class Repair:
         known: str,
     ) -> None:
         if amnesia := next((damage for damage in damages if damage.part in AMNESIA), None):
-            self._rejoin(str(amnesia))
+            self._rejoin(str(amnesia), self._rebuild if amnesia.part is DamagedPart.DATABASE else None)
             raise Unrepaired(f"{amnesia}; what this node promised is not known any more, so it has to rejoin")
         await self._set_aside(repository, known or DAMAGED + str((*damages, *findings)[0]))
         for _ in range(ROUNDS):
@@ -120,6 +123,15 @@ class Repair:
                 return
         left = [*map(str, damages), *map(str, findings)]
         raise Unrepaired(f"still damaged after {ROUNDS} rounds: {'; '.join(left[:SHOWN_MAX])}")
+
+    async def _rebuild(self) -> None:
+        """The mark stands, no machine runs. If it fails the journal has, and the node is out until it is started again."""
+        try:
+            await self._edges.journal.care.rebuild()
+        except StorageError as error:
+            log.error("not repaired", repository="", reason=str(error))
+        else:
+            log.warning("repaired", repository="", actions=["the journal's file written anew"])
 
     # ------------------------------------------------------------ set aside, and back
 

@@ -135,7 +135,7 @@ class Scrub:
                     await self._everything()
                 else:
                     for repository in sorted(repositories | met):
-                        await self._guarded(repository)
+                        await (self._file() if repository == _FILE else self._guarded(repository))
             except (NodeError, OSError) as error:
                 log.error("scrub broke off", error=str(error))
             finally:
@@ -200,7 +200,8 @@ class Scrub:
         self._again[repository] = (self._edges.clock.now() + wait_s, min(wait_s * 2, RETRY_S_MAX))
 
     async def _file(self) -> None:
-        """SQLite's own check; indexes are made again, anything else is amnesia."""
+        """SQLite's own check; indexes are made again. Anything else is amnesia, and the file is written anew. While the node
+        rejoins already it is looked at again when it has: nothing is learned into a file that is being written anew."""
         journal = self._edges.journal
         wrong = await journal.care.verify_database(REST_S)
         if not wrong:

@@ -178,9 +178,13 @@ def _open(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identit
     elif "identity" not in tables:
         raise JournalRefused("this is no journal of gitquorum")
     identity = _identity(connection, node, cluster)
-    if _schema(connection) != _expected():
+    if not has_its_tables(connection):
         raise JournalDamaged(None, DamagedPart.DATABASE, "its tables are not those that were made")
     return identity
+
+
+def has_its_tables(connection: sqlite3.Connection) -> bool:
+    return _schema(connection) == _expected()
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
