@@ -70,7 +70,10 @@ class Scrub:
         return RepairPlan((*map(str, damages), *map(str, findings)), would)
 
     async def repair(self, repository: RepoId) -> RepairReport:
+        """Raises ``NotAMember``: what a rejoining node stores is being learned anew, it is not repaired beside that."""
+        self._registry.check()
         async with self._working:
+            self._registry.check()
             now = self._edges.clock.wall_ms()
             report = await self._one(repository)
             return report or RepairReport(repository, (), (), "", now, self._edges.clock.wall_ms())
@@ -155,6 +158,7 @@ class Scrub:
         log.info("scrubbed", repositories=self._state.repositories, bytes=self._examiner.pace.bytes)
 
     async def _guarded(self, repository: RepoId) -> None:
+        self._registry.check()
         self._state = replace(self._state, repository=repository, repositories=self._state.repositories + 1)
         try:
             await self._one(repository)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.ports.errors import DamagedPart, JournalDamaged, ReadUnavailable
+from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnavailable
 from node.ports.objects import Finding
 from node.ports.service import Consistency
 from node.ports.upkeep import RepairPlan, ScrubState
@@ -257,6 +257,46 @@ async def test_a_file_that_is_damaged_while_its_node_rejoins_is_looked_at_again_
         await cluster.settle(120)
         assert box.journal.care.torn == ""
         assert box.service.state().standing == "member"
+
+
+@simulated
+async def test_no_repair_beside_a_rejoining() -> None:
+    """[an operator's word ran beside it, on rows that were being learned anew]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        cluster[B].store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        cluster.network.down |= {A, C}
+        runtime.rejoin("a test says so")
+        with pytest.raises(NotAMember):
+            await runtime.care.repair(KEY)
+        await cluster.settle(5)
+        with pytest.raises(NotAMember):
+            await runtime.care.repair(KEY)
+        assert not (await cluster[B].journal.load(KEY, cluster.config(B).voters)).stopped
+
+
+@simulated
+async def test_a_pass_ends_where_its_node_begins_to_rejoin() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        await cluster.create(A, RepositoryName("zoe", "last"))
+        await cluster.settle(3)
+        box = cluster[B]
+        runtime = box.runtime
+        assert runtime is not None
+        verify, looked = box.store.verify_refs, list[str]()
+
+        async def lost(register: Register) -> Sequence[Finding]:
+            looked.append(register.name)
+            cluster.network.down.update({A, C})
+            runtime.rejoin("a test says so")
+            return await verify(register)
+
+        box.store.verify_refs = lost  # type: ignore[method-assign]
+        await look(cluster, B)
+        assert looked == [str(NAME)]
 
 
 @simulated
