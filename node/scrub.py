@@ -83,10 +83,14 @@ class Scrub:
         interval_s = self._edges.config.scrub_interval_s
         due_at = self._edges.clock.now() + self._edges.entropy.uniform(interval_s)  # nodes do not all scrub at once
         await self._resume()
+        opened = False
         while True:
             self._wake.clear()
             try:
-                if not self._registry.open:
+                was_open, opened = opened, self._registry.open
+                if opened and not was_open:
+                    self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
+                if not opened:
                     pass  # R4: what a rejoining node stores is being learned anew
                 elif self._all_wanted or self._edges.clock.now() >= due_at:
                     self._all_wanted, due_at = False, self._edges.clock.now() + interval_s
@@ -102,10 +106,10 @@ class Scrub:
                 continue
 
     async def _resume(self) -> None:
-        """Repairs that a stop of the node broke off are taken up again; and an index that lies is better known soon."""
+        """An index that lies is better known soon. Repairs that a stop of the node broke off, and what it found damaged while
+        it started or rejoined, are taken up when it speaks for repositories."""
         try:
             await self._file()
-            self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
         except StorageError as error:
             log.error("scrub broke off", error=str(error))
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dulwich.repo import Repo
 
-from node.ports.errors import DiskRefused, RepositoryAbsent, StorageError
+from node.ports.errors import DiskRefused, RepositoryAbsent, WrongKind
 from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.ids import Digest, RefName, RepoId
 from node.protocol.messages import InlinePack
@@ -88,7 +88,7 @@ class Repositories:
             except FileNotFoundError:
                 return None
             if not stat.S_ISDIR(mode):
-                raise StorageError(f"{name} is not a folder on this node's disk (a symbolic link?)")
+                raise WrongKind(f"{name} is not a folder on this node's disk (a symbolic link?)")
         return path
 
     def need(self, name: str) -> Path:
@@ -334,7 +334,9 @@ def _complete(folder: Path) -> None:
 
 def _clear_the_way(folder: Path) -> None:
     """Where this program has a file there is no folder, and the other way round; nothing is a symbolic link."""
-    for name, is_folder in (("HEAD", False), ("config", False), ("packed-refs", False), ("refs", True), ("objects", True)):
+    below = [(name, True) for name in ("objects/pack", "objects/info", *(f"refs/{namespace}" for namespace in NAMESPACES))]
+    files = [(f"{name}{suffix}", False) for name in ("HEAD", "config", "packed-refs") for suffix in ("", ".lock")]
+    for name, is_folder in (*files, ("refs", True), ("objects", True), *below):
         path = folder / name
         if path.is_symlink() or (path.exists() and path.is_dir() != is_folder):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
