@@ -21,6 +21,7 @@ import structlog
 
 from node.edges import Edges
 from node.examining import Examiner
+from node.placing import ObjectsMissing, place
 from node.ports.errors import DamagedPart, DiskFailed, JournalDamaged, NodeError, PackRefused, StorageError, TransportError
 from node.ports.objects import Finding
 from node.ports.upkeep import RepairReport
@@ -155,7 +156,7 @@ class Repair:
         journal = self._edges.journal
         loaded = await journal.load(repository, self._edges.config.voters)
         if loaded.register.exists:
-            await self._durably(repository, self._edges.store.sync(loaded.register.name))
+            await self._written_anew(loaded.register)
         await journal.mark_synced(repository, loaded.register.position.version)
         await journal.flush()
         for damage in journal.damages:
@@ -172,6 +173,18 @@ class Repair:
                 status = await self._edges.peers.ask(peer, Query(repository), timeout_s=ASK_TIMEOUT_S)
                 if isinstance(status, Status) and not status.set_aside:
                     replica.catch_up(status.committed.version, (peer,), status.committed)
+
+    async def _written_anew(self, register: Register) -> None:
+        """An fsync may have failed in this repair, or in one before a restart, and what it has lost can be read back all the
+        same. So nothing is believed to be on the disk that was not written since: refs, HEAD, configuration, small packs that
+        are not synced. Other packs are links to files of the stage, which are synced before they get their names."""
+        edges, repository = self._edges, register.repository
+        unsynced = {key: synced for key, _, synced in await edges.journal.unsynced()}
+        try:
+            await place(edges.journal, edges.store, register, unsynced.get(repository, register.position.version))
+        except ObjectsMissing as error:
+            raise Unrepaired(str(error)) from error
+        await self._durably(repository, edges.store.sync(register.name))
 
     async def _durably(self, repository: RepoId, work: Awaitable[None]) -> None:
         """A failed fsync is never simply tried again: the next one would succeed and prove nothing."""

@@ -12,7 +12,7 @@ import structlog
 from node.catching_up import CatchUpFailed, fetch_history
 from node.edges import Edges
 from node.packs import Packs
-from node.ports.errors import JournalDamaged, NodeError, StorageError, WrongKind
+from node.ports.errors import DiskFailed, JournalDamaged, NodeError, StorageError, WrongKind
 from node.ports.journal import Loaded
 from node.protocol.acceptor import CommitOp, RejoinOp, WriteVerdict
 from node.protocol.catchup import HistoryRefused, Step
@@ -141,7 +141,11 @@ class Restoring:
         """Different is never newer: what is here is kept where no client sees it, the repository is learned from nothing."""
         edges = self._edges
         label = f"{edges.config.me}-{edges.clock.wall_ms()}"
-        kept = await edges.store.rescue(self._register, label)
+        try:
+            kept = await edges.store.rescue(self._register, label)
+        except DiskFailed as error:  # tried again, the fsync would succeed and prove nothing
+            edges.journal.fail(f"{self._repository} could not be kept aside durably: {error}")
+            raise
         await edges.journal.lives.forget(self._repository)
         log.error("divergent history kept aside", repository=self._repository, reason=reason, kept=kept)
         return f"{reason}; what was here is kept in {kept}, and it is learned from nothing"
