@@ -7,8 +7,8 @@ A change whose objects are nowhere on this disk is no reason not to start: a nod
 past has such ones, and needs them as little as anybody. Its repository stays unapplied, so no strong read is served from it,
 until its packs are fetched, or a deletion that it learns of makes them moot (``applying.py``).
 
-Nor is a damaged row of the journal, nor a folder where a file should be: what is damaged is repaired by the scrub, which runs in
-a node that has started. Until then that repository is set aside, durably, and nothing that may be its own is swept.
+Nor is a damaged row of the journal, nor a folder where a file should be: what is damaged is repaired by the scrub, which runs
+in a node that has started. Until then that repository is set aside, durably, and nothing that may be its own is swept.
 """
 
 from contextlib import suppress
