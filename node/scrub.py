@@ -150,10 +150,13 @@ class Scrub:
 
     async def _everything(self) -> None:
         after = ""
-        while page := await self._edges.journal.care.keys(after, KEYS_PAGE):
-            for repository in page:
-                await self._guarded(repository)
-            after = page[-1]
+        try:
+            while page := await self._edges.journal.care.keys(after, KEYS_PAGE):
+                for repository in page:
+                    await self._guarded(repository)
+                after = page[-1]
+        except JournalDamaged as error:
+            log.error("scrub broke off", error=str(error))  # not before the file as a whole has been looked at
         await self._file()
         for damage in self._edges.journal.damages:
             if damage.repository is None:

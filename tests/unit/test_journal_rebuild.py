@@ -107,6 +107,26 @@ async def test_pages_that_cannot_be_read_are_given_up(tmp_path: Path, journal: S
     assert "started again" in journal.failed
 
 
+async def test_a_schema_that_is_no_text_any_more_is_damage_too(tmp_path: Path, journal: SqliteJournal) -> None:
+    """[Python cannot read SQLite's words about it, and every start ended in that]"""
+    assert "schema" not in await journal.care.verify_database(0.0)
+    path = tmp_path / FOLDER_NAME / FILE_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"CREATE TABLE accepted", b"CR\xe5ATE TABLE accepted"))
+    assert await journal.care.verify_database(0.0) != ""
+    with pytest.raises(JournalDamaged):
+        await journal.care.keys("", 10)
+    path.write_bytes(whole)
+    await journal.close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE accepted", b"CR\xe5ATE TABLE accepted"))
+    again = opened(tmp_path)
+    try:
+        assert again.lives.standing.state is State.REJOINING
+        assert len(list((tmp_path / FOLDER_NAME).glob("damaged-*"))) == 1
+    finally:
+        await again.close()
+
+
 async def test_it_is_done_under_the_mark_only(journal: SqliteJournal) -> None:
     with pytest.raises(StorageError, match="rejoining only"):
         await journal.care.rebuild()

@@ -10,7 +10,7 @@ from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnava
 from node.ports.objects import Finding
 from node.ports.service import Consistency
 from node.ports.upkeep import RepairPlan, ScrubState
-from node.protocol.ids import Oid, RefName
+from node.protocol.ids import Oid, RefName, RepoId
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
 from node.protocol.register import Register
@@ -238,6 +238,26 @@ async def test_a_damaged_file_is_written_anew_before_anything_is_learned_and_the
         assert box.journal.lives.life.incarnation == 2, "it rejoined once"
         assert scrub(cluster, B).found == 1
         assert (await cluster.push(B, 3, 2)).kind is OutcomeKind.COMMITTED
+
+
+@simulated
+async def test_a_file_whose_list_of_repositories_cannot_be_read_is_looked_at_all_the_same() -> None:
+    """[each pass broke off at its first question, so nobody looked at the file before a vote met that page]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        care = cluster[B].journal.care
+        keys = care.keys
+
+        async def broken(after: str, limit: int) -> Sequence[RepoId]:
+            if care.torn:
+                raise JournalDamaged(None, DamagedPart.DATABASE, care.torn)
+            return await keys(after, limit)
+
+        care.keys = broken  # type: ignore[method-assign]
+        care.torn = "a page is damaged"
+        await look(cluster, B, 60)
+        assert care.torn == ""
+        assert cluster[B].service.state().standing == "member"
 
 
 @simulated
