@@ -211,15 +211,16 @@ class Membership:
     async def _end(self) -> None:
         await self._drop(self._stopped)
 
-    def lose(self, reason: str) -> None:
-        """What this node has said may be lost: from here on it answers nothing, and it rejoins."""
+    def lose(self, reason: str, first: Callable[[], Awaitable[None]] | None = None) -> None:
+        """What this node has said may be lost: from here on it answers nothing, and it rejoins. ``first`` is done under the
+        mark, before anything is learned; not at all if the node is rejoining already."""
         if self._losing or self._stopped or self._lives.standing.state is State.REJOINING:
             return
         self._losing = reason
         log.error("this node must rejoin", reason=reason)
-        self._spawn(self._mark(reason))
+        self._spawn(self._mark(reason, first))
 
-    async def _mark(self, reason: str) -> None:
+    async def _mark(self, reason: str, first: Callable[[], Awaitable[None]] | None) -> None:
         while True:
             try:
                 await self._drop(f"this node is rejoining: {reason}")
@@ -229,6 +230,8 @@ class Membership:
                 await asyncio.sleep(MARK_PAUSE_S)
             else:
                 break
+        if first is not None:
+            await first()
         self._losing = ""
         if self._task is None:  # an operator's word may have come meanwhile: never two attempts at once
             self._begin(None)

@@ -6,6 +6,7 @@
     a certificate                  fetched from any voter, by its signatures
     refs and value in the journal  from its history
     an acceptor record             not at all: the node has forgotten what it promised. It rejoins (R4)
+    pages of the journal's file    likewise; before anything is learned the file is written anew
 
 The replica is set aside first, durably: no votes, no reads. It comes back when a second look finds nothing, and then asks what
 it missed. What cannot be repaired now stays set aside, and the scrub tries again.
@@ -20,7 +21,8 @@ import structlog
 
 from node.edges import Edges
 from node.examining import Examiner
-from node.ports.errors import DamagedPart, DiskFailed, JournalDamaged, NodeError, PackRefused, TransportError
+from node.placing import ObjectsMissing, place
+from node.ports.errors import DamagedPart, DiskFailed, JournalDamaged, NodeError, PackRefused, StorageError, TransportError
 from node.ports.objects import Finding
 from node.ports.upkeep import RepairReport
 from node.protocol.change import PackRef
@@ -39,6 +41,8 @@ ASK_TIMEOUT_S = 5.0
 SHOWN_MAX = 5
 AMNESIA = frozenset({DamagedPart.RECORD, DamagedPart.DATABASE})
 
+Rejoin = Callable[[str, Callable[[], Awaitable[None]] | None], None]
+
 log = structlog.get_logger()
 
 
@@ -49,8 +53,8 @@ class Unrepaired(NodeError):
 class Repair:
     """Mends one repository at a time."""
 
-    def __init__(self, edges: Edges, registry: Registry, examiner: Examiner, rejoin: Callable[[str], None]) -> None:
-        """``rejoin`` is told why this node cannot trust what it remembers (R4)."""
+    def __init__(self, edges: Edges, registry: Registry, examiner: Examiner, rejoin: Rejoin) -> None:
+        """``rejoin`` is told why this node cannot trust what it remembers (R4), and what to do before it learns it again."""
         self._edges = edges
         self._registry = registry
         self._examiner = examiner
@@ -110,7 +114,7 @@ class Repair:
         known: str,
     ) -> None:
         if amnesia := next((damage for damage in damages if damage.part in AMNESIA), None):
-            self._rejoin(str(amnesia))
+            self._rejoin(str(amnesia), self._rebuild if amnesia.part is DamagedPart.DATABASE else None)
             raise Unrepaired(f"{amnesia}; what this node promised is not known any more, so it has to rejoin")
         await self._set_aside(repository, known or DAMAGED + str((*damages, *findings)[0]))
         for _ in range(ROUNDS):
@@ -125,6 +129,16 @@ class Repair:
                 return
         left = [*map(str, damages), *map(str, findings)]
         raise Unrepaired(f"still damaged after {ROUNDS} rounds: {'; '.join(left[:SHOWN_MAX])}")
+
+    async def _rebuild(self) -> None:
+        """The mark stands, no machine runs. If it fails the journal has, and the node is out until it is started again."""
+        try:
+            await self._edges.journal.care.rebuild()
+        except Exception as error:
+            log.error("not repaired", repository="", reason=str(error), exc_info=not isinstance(error, StorageError))
+            self._edges.journal.fail(f"its file could not be written anew: {error}")
+        else:
+            log.warning("repaired", repository="", actions=["the journal's file written anew"])
 
     # ------------------------------------------------------------ set aside, and back
 
@@ -150,7 +164,7 @@ class Repair:
         journal = self._edges.journal
         loaded = await journal.load(repository, self._edges.config.voters)
         if loaded.register.exists:
-            await self._durably(repository, self._edges.store.sync(loaded.register.name))
+            await self._written_anew(loaded.register)
         await journal.mark_synced(repository, loaded.register.position.version)
         await journal.flush()
         for damage in journal.damages:
@@ -168,6 +182,18 @@ class Repair:
                 status = await self._edges.peers.ask(peer, Query(repository), timeout_s=ASK_TIMEOUT_S)
                 if isinstance(status, Status) and not status.set_aside:
                     replica.catch_up(status.committed.version, (peer,), status.committed)
+
+    async def _written_anew(self, register: Register) -> None:
+        """An fsync may have failed in this repair, or in one before a restart, and what it has lost can be read back all the
+        same. So nothing is believed to be on the disk that was not written since: refs, HEAD, configuration, small packs that
+        are not synced. Other packs are links to files of the stage, which are synced before they get their names."""
+        edges, repository = self._edges, register.repository
+        unsynced = {key: synced for key, _, synced in await edges.journal.unsynced()}
+        try:
+            await place(edges.journal, edges.store, register, unsynced.get(repository, register.position.version))
+        except ObjectsMissing as error:
+            raise Unrepaired(str(error)) from error
+        await self._durably(repository, edges.store.sync(register.name))
 
     async def _durably(self, repository: RepoId, work: Awaitable[None]) -> None:
         """A failed fsync is never simply tried again: the next one would succeed and prove nothing."""

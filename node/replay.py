@@ -7,8 +7,8 @@ A change whose objects are nowhere on this disk is no reason not to start: a nod
 past has such ones, and needs them as little as anybody. Its repository stays unapplied, so no strong read is served from it,
 until its packs are fetched, or a deletion that it learns of makes them moot (``applying.py``).
 
-Nor is a damaged row of the journal: what is damaged is repaired by the scrub, which runs in a node that has started. Until then
-that repository is set aside, durably, and nothing that may be its own is swept.
+Nor is a damaged row of the journal, nor a folder where a file should be: what is damaged is repaired by the scrub, which runs
+in a node that has started. Until then that repository is set aside, durably, and nothing that may be its own is swept.
 """
 
 from contextlib import suppress
@@ -17,7 +17,7 @@ import structlog
 
 from node.config import Config
 from node.placing import ObjectsMissing, place
-from node.ports.errors import JournalDamaged
+from node.ports.errors import JournalDamaged, WrongKind
 from node.ports.journal import Journal
 from node.ports.objects import ObjectStore
 from node.protocol.ids import RepoId
@@ -43,9 +43,17 @@ async def replay(config: Config, journal: Journal, store: ObjectStore) -> None:
             await replay_one(config, journal, store, repository, synced)
         except JournalDamaged as error:
             log.error("not replayed, the journal is damaged", repository=repository, error=str(error))
-            with suppress(JournalDamaged):  # then its row says so itself, to whoever loads it
-                await journal.stop_voting(repository, DAMAGED + str(error))
+            await set_aside(journal, repository, error)
+        except WrongKind as error:
+            log.error("not replayed, the repository is damaged", repository=repository, error=str(error))
+            await set_aside(journal, repository, error)
     log.info("replayed", repositories=len(existing), unsynced=len(unsynced), swept=dict(swept))
+
+
+async def set_aside(journal: Journal, repository: RepoId, error: Exception) -> None:
+    """For the scrub to repair."""
+    with suppress(JournalDamaged):  # then its row says so itself, to whoever loads it
+        await journal.stop_voting(repository, DAMAGED + str(error))
 
 
 async def _existing(config: Config, journal: Journal) -> tuple[set[str], set[RepoId]]:

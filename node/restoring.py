@@ -12,7 +12,7 @@ import structlog
 from node.catching_up import CatchUpFailed, fetch_history
 from node.edges import Edges
 from node.packs import Packs
-from node.ports.errors import JournalDamaged, NodeError, StorageError
+from node.ports.errors import DiskFailed, JournalDamaged, NodeError, StorageError, WrongKind
 from node.ports.journal import Loaded
 from node.protocol.acceptor import CommitOp, RejoinOp, WriteVerdict
 from node.protocol.catchup import HistoryRefused, Step
@@ -21,7 +21,7 @@ from node.protocol.ids import NodeId, RepoId
 from node.protocol.messages import InlinePack
 from node.protocol.register import Register
 from node.protocol.rejoin import Restore
-from node.replay import replay_one
+from node.replay import replay_one, set_aside
 
 log = structlog.get_logger()
 
@@ -84,10 +84,19 @@ class Restoring:
             if self._register.position.version == version:
                 raise CatchUpFailed(f"no history after version {version}")
             if self._register.position.version >= self._moot_to:
-                await replay_one(edges.config, edges.journal, edges.store, self._repository, applied)
+                await self._apply(applied)
                 applied = self._register.position.version
         if applied < self._register.position.version:
+            await self._apply(applied)
+
+    async def _apply(self, applied: int) -> None:
+        """What cannot be written for what is in its place keeps no node out: the scrub repairs it in a member."""
+        edges = self._edges
+        try:
             await replay_one(edges.config, edges.journal, edges.store, self._repository, applied)
+        except WrongKind as error:
+            log.error("not replayed, the repository is damaged", repository=self._repository, error=str(error))
+            await set_aside(edges.journal, self._repository, error)
 
     async def _stage(self, change: Change, holders: tuple[NodeId, ...], floor: int) -> str:
         self._moot_to = max(self._moot_to, floor)
@@ -132,7 +141,11 @@ class Restoring:
         """Different is never newer: what is here is kept where no client sees it, the repository is learned from nothing."""
         edges = self._edges
         label = f"{edges.config.me}-{edges.clock.wall_ms()}"
-        kept = await edges.store.rescue(self._register, label)
+        try:
+            kept = await edges.store.rescue(self._register, label)
+        except DiskFailed as error:  # tried again, the fsync would succeed and prove nothing
+            edges.journal.fail(f"{self._repository} could not be kept aside durably: {error}")
+            raise
         await edges.journal.lives.forget(self._repository)
         log.error("divergent history kept aside", repository=self._repository, reason=reason, kept=kept)
         return f"{reason}; what was here is kept in {kept}, and it is learned from nothing"

@@ -6,7 +6,7 @@ by ``node.serving``, the API by ``node.front``.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -359,10 +359,10 @@ class Runtime:
         self._follower.on_pong(peer, pong)
         self.anti_entropy.on_pong(peer, pong)
 
-    def _on_amnesia(self, reason: str) -> None:
+    def _on_amnesia(self, reason: str, first: Callable[[], Awaitable[None]] | None) -> None:
         """What this node promised is not known any more: it learns it again from the others (R4)."""
         log.error("acceptor record lost", reason=reason)
-        self.rejoin(reason)
+        self.membership.lose(reason, first)
 
     def _on_alarm(self, repository: RepoId, reason: str) -> None:
         """An empty reason: it is well again."""

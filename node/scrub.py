@@ -71,7 +71,10 @@ class Scrub:
         return RepairPlan((*map(str, damages), *map(str, findings)), would)
 
     async def repair(self, repository: RepoId) -> RepairReport:
+        """Raises ``NotAMember``: what a rejoining node stores is being learned anew, it is not repaired beside that."""
+        self._registry.check()
         async with self._working:
+            self._registry.check()
             now = self._edges.clock.wall_ms()
             report = await self._one(repository, mendable=(DAMAGED, INTERNAL))
             return report or RepairReport(repository, (), (), "", now, self._edges.clock.wall_ms())
@@ -81,10 +84,14 @@ class Scrub:
         interval_s = self._edges.config.scrub_interval_s
         due_at = self._edges.clock.now() + self._edges.entropy.uniform(interval_s)  # nodes do not all scrub at once
         await self._resume()
+        opened = False
         while True:
             self._wake.clear()
             try:
-                if not self._registry.open:
+                was_open, opened = opened, self._registry.open
+                if opened and not was_open:
+                    self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
+                if not opened:
                     pass  # R4: what a rejoining node stores is being learned anew
                 elif self._all_wanted or self._edges.clock.now() >= due_at:
                     self._all_wanted, due_at = False, self._edges.clock.now() + interval_s
@@ -100,10 +107,10 @@ class Scrub:
                 continue
 
     async def _resume(self) -> None:
-        """Repairs that a stop of the node broke off are taken up again; and an index that lies is better known soon."""
+        """An index that lies is better known soon. Repairs that a stop of the node broke off, and what it found damaged while
+        it started or rejoined, are taken up when it speaks for repositories."""
         try:
             await self._file()
-            self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
         except StorageError as error:
             log.error("scrub broke off", error=str(error))
 
@@ -136,7 +143,7 @@ class Scrub:
                     await self._everything()
                 else:
                     for repository in sorted(repositories | met):
-                        await self._guarded(repository)
+                        await (self._file() if repository == _FILE else self._guarded(repository))
             except (NodeError, OSError) as error:
                 log.error("scrub broke off", error=str(error))
             finally:
@@ -144,10 +151,13 @@ class Scrub:
 
     async def _everything(self) -> None:
         after = ""
-        while page := await self._edges.journal.care.keys(after, KEYS_PAGE):
-            for repository in page:
-                await self._guarded(repository)
-            after = page[-1]
+        try:
+            while page := await self._edges.journal.care.keys(after, KEYS_PAGE):
+                for repository in page:
+                    await self._guarded(repository)
+                after = page[-1]
+        except JournalDamaged as error:
+            log.error("scrub broke off", error=str(error))  # not before the file as a whole has been looked at
         await self._file()
         for damage in self._edges.journal.damages:
             if damage.repository is None:
@@ -156,6 +166,7 @@ class Scrub:
         log.info("scrubbed", repositories=self._state.repositories, bytes=self._examiner.pace.bytes)
 
     async def _guarded(self, repository: RepoId) -> None:
+        self._registry.check()
         self._state = replace(self._state, repository=repository, repositories=self._state.repositories + 1)
         try:
             await self._one(repository)
@@ -202,7 +213,8 @@ class Scrub:
         self._again[repository] = (self._edges.clock.now() + wait_s, min(wait_s * 2, RETRY_S_MAX))
 
     async def _file(self) -> None:
-        """SQLite's own check; indexes are made again, anything else is amnesia."""
+        """SQLite's own check; indexes are made again. Anything else is amnesia, and the file is written anew. While the node
+        rejoins already it is looked at again when it has: nothing is learned into a file that is being written anew."""
         journal = self._edges.journal
         wrong = await journal.care.verify_database(REST_S)
         if not wrong:

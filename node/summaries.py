@@ -2,6 +2,8 @@
 
 The cost does not grow with idle repositories: only what changed after the last look is asked for. This is how a node that was
 away learns, without any command, what it missed; the comparison of everything (R3) is in ``anti_entropy.py``.
+
+A journal that was learned again (R4) has dropped rows, and given their numbers to others: it is another one for who follows it.
 """
 
 import asyncio
@@ -29,7 +31,8 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Seen:
-    journal: str = ""
+    life: tuple[str, int] = ("", 0)
+    """The journal, and its incarnation."""
     sequence: int = 0
     following: bool = False
 
@@ -51,8 +54,8 @@ class Follower:
     def on_pong(self, peer: NodeId, pong: Pong) -> None:
         """A heartbeat was answered; look closer if that journal has grown, or is another one."""
         seen = self._seen.setdefault(peer, _Seen())
-        if seen.journal != pong.journal:
-            seen.journal, seen.sequence = pong.journal, 0
+        if seen.life != (pong.journal, pong.incarnation):
+            seen = self._seen[peer] = _Seen((pong.journal, pong.incarnation))  # who follows the old one ends by himself
         if pong.sequence > seen.sequence and not seen.following:
             seen.following = True
             self._spawn(self._follow(peer, seen))
@@ -62,7 +65,7 @@ class Follower:
             await asyncio.sleep(GRACE_S)
             while True:
                 page = await self._peers.ask(peer, Summaries(seen.sequence), timeout_s=ASK_TIMEOUT_S)
-                if not isinstance(page, SummaryPage) or page.journal != seen.journal or page.sequence <= seen.sequence:
+                if not isinstance(page, SummaryPage) or page.journal != seen.life[0] or page.sequence <= seen.sequence:
                     return
                 await asyncio.gather(*(self._catch_up(peer, summary) for summary in page.summaries))
                 seen.sequence = page.sequence

@@ -41,6 +41,12 @@ class JournalCare(Protocol):
         """Make all indexes again from their tables, and drop rows under keys that nobody has."""
         ...
 
+    async def rebuild(self) -> None:
+        """Write the whole file anew, alone; only while the mark of a rejoining node stands, as rows may be missing afterwards.
+        Raises ``StorageError`` if that fails or leaves damage: then the journal has failed, and the next start keeps the file
+        aside."""
+        ...
+
     async def mend_history(self, entry: HistoryEntry) -> None:
         """A committed change at its version, proved by the caller."""
         ...

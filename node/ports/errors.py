@@ -10,7 +10,8 @@ NodeError
 │   │   └── JournalDamaged      a row is not what was written, and which
 │   └── DiskRefused             full, or failing: nothing was promised
 │       ├── DiskFull            it goes on when there is room
-│       └── DiskFailed          what was written before may be lost as well
+│       ├── DiskFailed          what was written before may be lost as well
+│       └── WrongKind           the disk is well, but a folder is where a file should be, or the other way round
 ├── PackRefused                 the client's objects, in git's own words
 ├── Busy                        a stated bound is reached
 └── ReadRefused                 a read of one repository; says at which position this node stands, if it knows
@@ -100,6 +101,10 @@ class DiskFull(DiskRefused):
 
 class DiskFailed(DiskRefused):
     """An I/O error. After a failed fsync a later one succeeds and proves nothing: the kernel has called the pages clean."""
+
+
+class WrongKind(DiskRefused):
+    """A folder, a file or a symbolic link is where something else should be: somebody else's doing. Nothing was lost by it."""
 
 
 class PackRefused(NodeError):

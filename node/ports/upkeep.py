@@ -68,7 +68,7 @@ class Care(Protocol):
         ...
 
     async def repair(self, repository: RepoId) -> RepairReport:
-        """Look at it, and repair what is found."""
+        """Look at it, and repair what is found. Raises ``NotAMember`` while the node speaks for no repository."""
         ...
 
 

@@ -14,6 +14,10 @@ write is few statements (no savepoints unless one fails), and the process that o
 (``sys.setswitchinterval(0.0001)``). With Python's 5 ms and an event loop that never slept one push took 41 s; see
 ``bench/journal.py``.
 
+What SQLite does outside of transactions only (VACUUM) has the thread for itself (``alone``): what waited before it is written
+before it, what came later afterwards. It ends when the node does, or takes too long. Whatever fails in it is an end of writes,
+as an I/O error is.
+
 A caller that is cancelled stops waiting; its write is made all the same. Callers are woken once per transaction, by one
 ``call_soon_threadsafe``, not once per write.
 """
@@ -40,6 +44,9 @@ LINGER_S = 0.05
 """How long notes wait for a transaction to ride in before they get one of their own."""
 RETRY_S = 1.0
 """… and after one that carried them has failed."""
+ALONE_S_MAX = 900.0
+PROGRESS_OPS = 20_000
+"""Instructions of SQLite's machine between two looks whether what is alone has to end."""
 
 
 @dataclass(slots=True)
@@ -48,6 +55,7 @@ class _Write:
     size_bytes: int
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Any]"
+    alone: bool = False
 
 
 Result = tuple[_Write, Any, Exception | None]
@@ -97,13 +105,20 @@ class GroupCommit:
         Raises:
             DiskRefused: the queue is full, or the journal has failed before; nothing was written.
         """
+        return self._queue(work, size_bytes, alone=False)
+
+    def alone(self, work: Work[T]) -> "asyncio.Future[T]":
+        """As ``submit``, outside of any transaction, which ``work`` may begin and end itself. If it fails, the journal has."""
+        return self._queue(work, 0, alone=True)
+
+    def _queue(self, work: Work[T], size_bytes: int, *, alone: bool) -> "asyncio.Future[T]":
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         with self._wake:
             self._check_open()
             if len(self._writes) >= self._waiting_max or self._waiting_bytes + size_bytes > self._waiting_bytes_max:
                 raise DiskRefused("journal overloaded: too many writes wait; try again later")
-            self._writes.append(_Write(work, size_bytes, loop, future))
+            self._writes.append(_Write(work, size_bytes, loop, future, alone))
             self._waiting_bytes += size_bytes
             self._wake.notify()
         return future
@@ -142,22 +157,24 @@ class GroupCommit:
             raise StorageError("the journal is closed")
 
     def _serve(self) -> None:
-        while not self._closing:
+        while not self._closing or self._writes:
             self._transaction(self._gather())
         self._transaction(self._gather())
 
     def _gather(self) -> Sequence[_Write]:
-        """Wait until something is to be written, and take all of it."""
+        """Wait until something is to be written, and take all of it, as far as the next that has to be alone."""
         with self._wake:
             while not (self._writes or self._closing):
                 patience = None if self._flush_at is None else self._flush_at - time.monotonic()
                 if patience is not None and patience <= 0:
                     break
                 self._wake.wait(patience)
-            writes = tuple(self._writes)
-            self._writes.clear()
-            self._waiting_bytes = 0
-            self._flush_at = None
+            writes: list[_Write] = []
+            while self._writes and not (writes and (writes[-1].alone or self._writes[0].alone)):
+                writes.append(self._writes.popleft())
+            self._waiting_bytes -= sum(write.size_bytes for write in writes)
+            if not (writes and writes[0].alone):
+                self._flush_at = None
         return writes
 
     def _transaction(self, writes: Sequence[_Write]) -> None:
@@ -165,6 +182,9 @@ class GroupCommit:
         if self.failure:
             problem = DiskRefused(self.failure)
             self._tell([(write, None, problem) for write in writes])
+            return
+        if writes and writes[0].alone:
+            self._alone(writes[0])
             return
         notes = self._deferred.take()
         if not writes and not notes:
@@ -178,6 +198,22 @@ class GroupCommit:
         else:
             self._deferred.written()
             self._tell(results)
+
+    def _alone(self, write: _Write) -> None:
+        connection, end_at = self._connection, time.monotonic() + ALONE_S_MAX
+        connection.set_progress_handler(lambda: self._closing or time.monotonic() > end_at, PROGRESS_OPS)
+        try:
+            try:
+                value = write.work(connection)
+            finally:
+                connection.set_progress_handler(None, 0)
+        except sqlite3.Error as error:
+            self._fail((write,), storage_error(error), fatal=True)
+        except Exception as error:
+            problem = error if isinstance(error, StorageError) else StorageError(f"journal: {error!r}")
+            self._fail((write,), problem, fatal=True)
+        else:
+            self._tell([(write, value, None)])
 
     def _write(self, writes: Sequence[_Write], notes: Notes) -> list[Result]:
         """Nearly always nothing fails: then no savepoints are needed. If one does, all are done again, each on its own."""

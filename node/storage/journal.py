@@ -6,7 +6,7 @@ This file is the front: it turns the port's questions and writes into work for t
     journal_schema.py  the file, its tables, whose it is      journal_writes.py  what a write does to the rows
     group_commit.py    the writer thread, one fsync for all   journal_reads.py   what can be asked
     journal_lives.py   whose life it is, who rejoined
-    journal_lost.py    one that cannot be trusted at start
+    journal_lost.py    one that cannot be trusted at start    journal_rebuild.py  a damaged file, written anew
     deferred.py        what waits for somebody else's fsync   lock.py            one process per data directory
 
 Durable when the call returns: ``write`` and ``stop_voting``. Durable soon (``LINGER_S``, or with the next write), and visible
@@ -87,7 +87,7 @@ class SqliteJournal:
         )
         self.lives.begin(self._writer.submit, self._ask)
 
-        self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit)
+        self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit, self._writer.alone)
 
     @classmethod
     def open(

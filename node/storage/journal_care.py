@@ -16,6 +16,7 @@ from node.protocol.messages import HistoryEntry, InlinePack
 from node.protocol.register import Register
 from node.storage import journal_mend as mend
 from node.storage import journal_verify as checks
+from node.storage.journal_rebuild import rebuild
 
 Submit = Callable[[Callable[[sqlite3.Connection], Any]], "asyncio.Future[Any]"]
 
@@ -23,9 +24,10 @@ Submit = Callable[[Callable[[sqlite3.Connection], Any]], "asyncio.Future[Any]"]
 class SqliteCare:
     """See ``ports.JournalCare``."""
 
-    def __init__(self, path: Path, submit: Submit) -> None:
+    def __init__(self, path: Path, submit: Submit, alone: Submit) -> None:
         self._path = path
         self._submit = submit
+        self._alone = alone
 
     async def keys(self, after: str, limit: int) -> Sequence[RepoId]:
         return await asyncio.to_thread(checks.fresh, self._path, lambda db: checks.keys(db, after, limit))
@@ -44,6 +46,9 @@ class SqliteCare:
 
     async def reindex(self) -> None:
         await self._submit(mend.reindex)
+
+    async def rebuild(self) -> None:
+        await self._alone(lambda db: rebuild(db, self._path))
 
     async def mend_history(self, entry: HistoryEntry) -> None:
         await self._submit(lambda db: mend.mend_history(db, entry))

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from node.ports.errors import StorageError
 from node.protocol.ids import NodeId, RepoId
 from node.protocol.incarnations import FIRST, Incarnations, merged
 from node.protocol.messages import Enrolment, HeldRecord
@@ -76,6 +77,29 @@ def mark_lost(db: sqlite3.Connection, reason: str, at_ms: int) -> None:
     row = (State.REJOINING.value, reason, at_ms, State.REJOINING.value)
     db.execute("UPDATE life SET state = ?, reason = ?, since_ms = ? WHERE state != ?", row)
     _seal(db)
+
+
+TORN = "its file is damaged and was not made whole: "
+"""How the reason of a mark begins while the file is written anew."""
+
+
+def mark_torn(db: sqlite3.Connection) -> None:
+    """Inside a transaction, under the mark: from now on this file is not believed by a start, whatever that can see of it."""
+    mark = (TORN, State.REJOINING.value, TORN)
+    db.execute("UPDATE life SET reason = ? || reason WHERE state = ? AND substr(reason, 1, length(?)) != ?", (*mark, TORN))
+    _seal(db)
+    if not is_torn(db):
+        raise StorageError("a journal is written anew by a node that is rejoining only")
+
+
+def mark_whole(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE life SET reason = substr(reason, length(?) + 1) WHERE substr(reason, 1, length(?)) = ?", (TORN,) * 3)
+    _seal(db)
+
+
+def is_torn(db: sqlite3.Connection) -> bool:
+    standing = read_standing(db)
+    return standing.state is State.REJOINING and standing.reason.startswith(TORN)
 
 
 def _sum(db: sqlite3.Connection) -> int:

@@ -1,7 +1,8 @@
 """A journal that cannot be trusted at start is no reason for an operator: what it was is kept, and the node rejoins (R4).
 
     the file is no journal any more,
-    or a part of it is missing        moved aside into ``.journal/damaged-…``; a new, empty one is made, to be learned anew
+    a part of it is missing, or it
+    could not be written anew         moved aside into ``.journal/damaged-…``; a new, empty one is made, to be learned anew
     acceptor records are damaged      they are dropped, with all that belongs to them, and the rest is not trusted either
 
 Both end in a durable mark: until everything is learned again from a majority, this node answers nothing. A journal of another
@@ -35,6 +36,10 @@ def open_or_lose(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.Co
         check_header(data_dir / FOLDER_NAME / FILE_NAME)
         check_whole(data_dir, data_dir / FOLDER_NAME / FILE_NAME)
         connection, identity = open_database(data_dir, node, cluster)
+        if journal_lives.is_torn(connection):
+            reason = journal_lives.read_standing(connection).reason
+            abandon(connection, data_dir / FOLDER_NAME / FILE_NAME)
+            raise JournalDamaged(None, DamagedPart.DATABASE, reason)
     except JournalDamaged as error:
         aside = _move_aside(data_dir / FOLDER_NAME)
         log.error("journal lost", reason=str(error), kept=str(aside))

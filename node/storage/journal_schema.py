@@ -110,6 +110,8 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
         raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
     except sqlite3.Error as error:
         raise storage_error(error) from error
+    except UnicodeDecodeError as error:
+        raise _no_text() from error
     try:
         identity = _open(connection, node, cluster)
         journal_lives.count_start(connection)
@@ -125,10 +127,18 @@ def open_database(data_dir: Path, node: NodeId, cluster: str) -> tuple[sqlite3.C
     except OSError as error:
         journal_whole.abandon(connection, folder / FILE_NAME)
         raise StorageError(f"{folder} cannot be made durable: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        journal_whole.abandon(connection, folder / FILE_NAME)
+        raise _no_text() from error
     except StorageError:
         journal_whole.abandon(connection, folder / FILE_NAME)
         raise
     return connection, identity
+
+
+def _no_text() -> JournalDamaged:
+    """Python cannot read what SQLite says of a damaged schema: it quotes it."""
+    return JournalDamaged(None, DamagedPart.DATABASE, "its tables are not those that were made")
 
 
 _text = partial(str, encoding="utf-8", errors="surrogateescape")
@@ -139,10 +149,14 @@ def connect(path: Path) -> sqlite3.Connection:
     """For the one writer thread. Transactions are begun and ended by hand."""
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
-    connection.execute("PRAGMA secure_delete = OFF")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA secure_delete = OFF")
+    except BaseException:
+        connection.close()  # not some time later: it may be moved aside, and another one be in its place
+        raise
     return connection
 
 
@@ -178,9 +192,13 @@ def _open(connection: sqlite3.Connection, node: NodeId, cluster: str) -> Identit
     elif "identity" not in tables:
         raise JournalRefused("this is no journal of gitquorum")
     identity = _identity(connection, node, cluster)
-    if _schema(connection) != _expected():
+    if not has_its_tables(connection):
         raise JournalDamaged(None, DamagedPart.DATABASE, "its tables are not those that were made")
     return identity
+
+
+def has_its_tables(connection: sqlite3.Connection) -> bool:
+    return _schema(connection) == _expected()
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[object, ...]]:

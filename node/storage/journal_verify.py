@@ -35,6 +35,9 @@ HISTORY_STEP = 200
 PROGRESS_OPS = 20_000
 """Instructions of SQLite's machine between two rests while the whole file is checked."""
 
+NO_TEXT = "its schema is no text any more"
+"""SQLite quotes it where it complains, and Python cannot read that."""
+
 T = TypeVar("T")
 Part = DamagedPart
 
@@ -47,6 +50,8 @@ def fresh(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
             return question(db)
     except sqlite3.Error as error:
         raise storage_error(error) from error
+    except UnicodeDecodeError as error:
+        raise JournalDamaged(None, Part.DATABASE, NO_TEXT) from error
 
 
 def keys(db: sqlite3.Connection, after: str, limit: int) -> list[RepoId]:
@@ -102,6 +107,8 @@ def verify_database(path: Path, rest_s: float) -> str:
         if primary_code(error) in DAMAGE:
             return str(error)
         raise storage_error(error) from error
+    except UnicodeDecodeError:
+        return NO_TEXT
 
 
 def _strays(db: sqlite3.Connection) -> str:

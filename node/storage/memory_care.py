@@ -8,6 +8,7 @@ from node.protocol.change import PackRef
 from node.protocol.ids import ORIGIN, Digest, Position, RepoId
 from node.protocol.messages import HistoryEntry, InlinePack
 from node.protocol.register import Register
+from node.protocol.standing import State
 
 if TYPE_CHECKING:
     from node.storage.memory_journal import MemoryJournal
@@ -19,6 +20,8 @@ class MemoryCare:
     def __init__(self, journal: "MemoryJournal") -> None:
         self._journal = journal
         self.mended: list[DamagedPart] = []
+        self.torn = ""
+        """What SQLite says of the file, until it is written anew."""
 
     async def keys(self, after: str, limit: int) -> Sequence[RepoId]:
         return [repository for repository in sorted(self._journal._rows) if repository > after][:limit]
@@ -35,10 +38,15 @@ class MemoryCare:
 
     async def verify_database(self, rest_s: float) -> str:
         found = (d.detail for d in self._journal.damages if d.part is DamagedPart.DATABASE)
-        return next(found, "")
+        return self.torn or next(found, "")
 
     async def reindex(self) -> None:
         return None
+
+    async def rebuild(self) -> None:
+        assert self._journal.lives.standing.state is State.REJOINING
+        self.mended.append(DamagedPart.DATABASE)
+        self.torn = ""
 
     async def mend_history(self, entry: HistoryEntry) -> None:
         self._mend(entry.change.repository, DamagedPart.HISTORY, DamagedPart.CERTIFICATE)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dulwich.repo import Repo
 
-from node.ports.errors import DiskRefused, RepositoryAbsent, StorageError
+from node.ports.errors import DiskRefused, RepositoryAbsent, WrongKind
 from node.protocol.change import Change, ChangeKind, PackRef
 from node.protocol.ids import Digest, RefName, RepoId
 from node.protocol.messages import InlinePack
@@ -88,7 +88,7 @@ class Repositories:
             except FileNotFoundError:
                 return None
             if not stat.S_ISDIR(mode):
-                raise StorageError(f"{name} is not a folder on this node's disk (a symbolic link?)")
+                raise WrongKind(f"{name} is not a folder on this node's disk (a symbolic link?)")
         return path
 
     def need(self, name: str) -> Path:
@@ -177,10 +177,8 @@ class Repositories:
             refs = {RefName(f"refs/rescued/{label}/{ref.removeprefix('refs/')}"): ref_ for ref, ref_ in register.refs.items()}
             touched = Touched()
             RefFiles(found, touched).replace(refs)
-            found.rename(place)
+            self._put_aside(found, place)
             self._remove(register.name)  # what is remembered of it
-            for path in (place / "packed-refs", place, place.parent, found.parent):
-                fsync(path)
             return str(place)
 
     def keep_aside(self, name: str) -> str:
@@ -189,18 +187,28 @@ class Repositories:
             found = self.need(name)
             place = self._data_dir / RESCUED / f"{found.parent.name}--{found.name}-{time.time_ns() // 1_000_000}"
             place.parent.mkdir(exist_ok=True)
-            found.rename(place)
+            self._put_aside(found, place)
             self._remove(name)  # what is remembered of it
-            for path in (place.parent, found.parent):
-                fsync(path)
             return str(place)
 
+    def _put_aside(self, folder: Path, place: Path) -> None:
+        """All of it durable first: what was applied last may not have been synced, and the journal will not place it again."""
+        for here, _, files in os.walk(folder, topdown=False):
+            for name in files:
+                if not (path := Path(here, name)).is_symlink():
+                    fsync(path)
+            fsync(Path(here))
+        folder.rename(place)
+        for path in (place.parent, place.parent.parent, folder.parent):
+            fsync(path)
+
     def restore_pack(self, name: str, pack: PackRef, stage: Path) -> None:
-        """Put the staged files in the place of what is there, durably."""
+        """Put the staged files in the place of what is there; ``sync`` is the caller's."""
         with self._lock(name):
             base = self.need(name) / "objects" / "pack" / pack.name
             _link_staged(base, pack, stage)
-            fsync(base.parent)
+            for suffix in (".pack", ".idx"):
+                self._touched_of(name).file(base.with_name(pack.name + suffix))
 
     def _ensure(self, name: str, head: RefName) -> Path:
         """The repository's folder, made if it is not there, made whole if a power cut left half of one."""
@@ -334,7 +342,9 @@ def _complete(folder: Path) -> None:
 
 def _clear_the_way(folder: Path) -> None:
     """Where this program has a file there is no folder, and the other way round; nothing is a symbolic link."""
-    for name, is_folder in (("HEAD", False), ("config", False), ("packed-refs", False), ("refs", True), ("objects", True)):
+    below = [(name, True) for name in ("objects/pack", "objects/info", *(f"refs/{namespace}" for namespace in NAMESPACES))]
+    files = [(f"{name}{suffix}", False) for name in ("HEAD", "config", "packed-refs") for suffix in ("", ".lock")]
+    for name, is_folder in (*files, ("refs", True), ("objects", True), *below):
         path = folder / name
         if path.is_symlink() or (path.exists() and path.is_dir() != is_folder):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

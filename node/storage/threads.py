@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from node.ports.errors import DiskFailed, DiskFull, DiskRefused
+from node.ports.errors import DiskFailed, DiskFull, DiskRefused, WrongKind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,6 +19,7 @@ T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SPENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 """Descriptors, memory, processes: the disk was not even asked, and nothing on it was lost."""
+_KIND = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY}
 
 
 class Threads:
@@ -74,4 +75,6 @@ def refusal(error: OSError) -> DiskRefused:
         return DiskFull("disk full")
     if error.errno in _SPENT:
         return DiskRefused(f"this process has no more: {error.strerror}")
+    if error.errno in _KIND:
+        return WrongKind(f"something else is where a file or a folder should be: {error.strerror}")
     return DiskFailed(f"disk failure: {error.strerror or type(error).__name__}")

@@ -9,6 +9,7 @@ from node.ports.errors import DiskFailed, DiskFull, ReadUnavailable
 from node.ports.service import Consistency
 from node.protocol.acceptor import CommitOp
 from node.protocol.outcome import OutcomeKind
+from node.protocol.register import Register
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated
 
 KEY = NAME.key
@@ -155,6 +156,40 @@ async def test_a_replica_that_is_loaded_while_it_is_set_aside_is_set_aside_too()
         box.journal.stop_voting = stopped  # type: ignore[method-assign, assignment]
         await box.runtime.care._repair._set_aside(KEY, "damaged: a test says so")
         assert (await box.replica()).stopped == "damaged: a test says so"
+
+
+@simulated
+async def test_what_an_fsync_in_a_repair_found_no_room_for_is_written_anew_before_the_next_one() -> None:
+    """[it could be read back, so it was taken back after an fsync that had nothing left to write]"""
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        assert (await cluster.push(A, 1, content=b"first")).kind is COMMITTED
+        await cluster.settle(3)
+        box = cluster[B]
+        assert box.runtime is not None
+        calls: list[str] = []
+        materialise, sync = box.store.materialise, box.store.sync
+
+        async def written(register: Register) -> None:
+            calls.append("write")
+            await materialise(register)
+
+        async def synced(name: str) -> None:
+            calls.append("sync")
+            await sync(name)
+
+        box.store.materialise, box.store.sync = written, synced  # type: ignore[method-assign]
+        box.store.repositories[str(NAME)].refs.clear()
+        box.store.failures["sync"] = DiskFull("disk full")
+        box.runtime.care.begin(None)
+        await cluster.settle(5)
+        assert box.runtime.care.state().repaired == 0
+        calls.clear()
+        box.store.failures.clear()
+        await cluster.settle(60)
+        assert box.runtime.care.state().repaired == 1
+        assert calls[-2:] == ["write", "sync"]
+        assert not box.journal.failed
 
 
 @simulated

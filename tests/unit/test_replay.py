@@ -1,7 +1,8 @@
 """Replay at start over a journal that is damaged in places: the node starts, nothing whole is removed, the rest is replayed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -9,7 +10,7 @@ from node.ports.errors import DamagedPart
 from node.protocol.acceptor import CommitOp
 from node.protocol.names import RepositoryName
 from node.protocol.register import Register
-from node.replay import replay
+from node.replay import DAMAGED, replay
 from node.storage.git import GitLimits
 from node.storage.journal import SqliteJournal
 from node.storage.objects import DiskObjects
@@ -50,6 +51,57 @@ async def pushed(journal: SqliteJournal, store: DiskObjects, name: RepositoryNam
         await store.apply(value, change, value, received.inline)
     await journal.mark_applied(name.key, value.position.version)
     return value
+
+
+def _folder_at(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def _file_at(path: Path) -> None:
+    rmtree(path)
+    path.write_text("no folder")
+
+
+def _link_at(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+KINDS: list[tuple[str, Callable[[Path], None], bool]] = [
+    ("HEAD", _folder_at, True),
+    ("config", _folder_at, True),
+    ("packed-refs", _folder_at, True),
+    ("HEAD.lock", _folder_at, True),
+    ("refs/heads", _file_at, True),
+    ("objects/pack", _file_at, True),
+    ("objects", _file_at, True),
+    ("", _file_at, False),
+    ("", _link_at, False),
+]
+
+
+@pytest.mark.parametrize(("where", "change", "mended"), KINDS, ids=[f"{where or 'all'}{do.__name__}" for where, do, _ in KINDS])
+async def test_what_is_of_the_wrong_kind_keeps_no_node_from_starting(
+    journal: SqliteJournal, store: DiskObjects, where: str, change: Callable[[Path], None], mended: bool
+) -> None:
+    """[a folder in the place of HEAD, and no repository of that node was served any more]"""
+    value = await pushed(journal, store, NAME)
+    other = await pushed(journal, store, OTHER)
+    folder = store.path(str(NAME))
+    change(folder / where)
+    await replay(CONFIG, journal, store)
+    assert refs_by_git(store.path(str(OTHER))) == refs_of(other)
+    loaded = await journal.load(NAME.key, CONFIG.voters)
+    if where == "refs/heads":
+        assert await store.verify_refs(value) == [], "replay needs no help with that"
+        return
+    assert loaded.stopped.startswith(DAMAGED), "the scrub will look at it"
+    if mended:
+        await store.mend_refs(value)
+        assert await store.verify_refs(value) == []
+    else:
+        assert await store.verify_refs(value)
 
 
 async def damaged(journal: SqliteJournal, sql: str) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from node.ports.errors import DamagedPart, JournalDamaged, ReadUnavailable
+from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnavailable
 from node.ports.objects import Finding
 from node.ports.service import Consistency
 from node.ports.upkeep import RepairPlan, ScrubState
-from node.protocol.ids import Oid, RefName
+from node.protocol.ids import Oid, RefName, RepoId
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
 from node.protocol.register import Register
+from node.protocol.standing import State
 from tests.unit.runtime_kit import MAIN, NAME, A, B, C, Cluster, NodeId, oid, simulated
 
 FAST: dict[str, Any] = {"scrub_bytes_per_s": 1e9}
@@ -211,6 +212,111 @@ async def test_a_node_that_has_rejoined_over_a_lost_record_says_no_longer_that_i
         await cluster.settle(60)
         assert cluster[B].service.state().standing == "member"
         assert cluster[B].service.state().problem == ""
+
+
+@simulated
+async def test_a_damaged_file_is_written_anew_before_anything_is_learned_and_the_node_rejoins_once() -> None:
+    """[it rejoined into the damaged file, was a member, and rejoined again at every pass, until it was started again]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        assert box.runtime is not None
+        tried = box.journal.lives.standing.tried
+        rebuild, seen = box.journal.care.rebuild, list[int]()
+
+        async def rebuilt() -> None:
+            seen.append(box.journal.lives.standing.tried)
+            await rebuild()
+
+        box.journal.care.rebuild = rebuilt  # type: ignore[method-assign]
+        box.journal.care.torn = "a page is damaged"
+        await look(cluster, B, 60)
+        for _ in range(3):
+            await look(cluster, B, 60)
+        assert seen == [tried], "once, and before another incarnation was asked for"
+        assert box.service.state().standing == "member"
+        assert box.journal.lives.life.incarnation == 2, "it rejoined once"
+        assert scrub(cluster, B).found == 1
+        assert (await cluster.push(B, 3, 2)).kind is OutcomeKind.COMMITTED
+
+
+@simulated
+async def test_a_file_whose_list_of_repositories_cannot_be_read_is_looked_at_all_the_same() -> None:
+    """[each pass broke off at its first question, so nobody looked at the file before a vote met that page]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        care = cluster[B].journal.care
+        keys = care.keys
+
+        async def broken(after: str, limit: int) -> Sequence[RepoId]:
+            if care.torn:
+                raise JournalDamaged(None, DamagedPart.DATABASE, care.torn)
+            return await keys(after, limit)
+
+        care.keys = broken  # type: ignore[method-assign]
+        care.torn = "a page is damaged"
+        await look(cluster, B, 60)
+        assert care.torn == ""
+        assert cluster[B].service.state().standing == "member"
+
+
+@simulated
+async def test_a_file_that_is_damaged_while_its_node_rejoins_is_looked_at_again_when_it_has() -> None:
+    """[a repair of the file that was tried again looked at a repository without a name, and found that whole]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        cluster.network.down |= {A, C}
+        box.journal.lives.standing = replace(box.journal.lives.standing, state=State.REJOINING, reason="before")
+        await box.crash()
+        box.journal.care.torn = "a page is damaged"
+        await box.start()
+        await cluster.settle(5)
+        assert box.journal.care.torn, "not while it rejoins"
+        cluster.network.down.clear()
+        await cluster.settle(120)
+        assert box.journal.care.torn == ""
+        assert box.service.state().standing == "member"
+
+
+@simulated
+async def test_no_repair_beside_a_rejoining() -> None:
+    """[an operator's word ran beside it, on rows that were being learned anew]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        cluster[B].store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        cluster.network.down |= {A, C}
+        runtime.rejoin("a test says so")
+        with pytest.raises(NotAMember):
+            await runtime.care.repair(KEY)
+        await cluster.settle(5)
+        with pytest.raises(NotAMember):
+            await runtime.care.repair(KEY)
+        assert not (await cluster[B].journal.load(KEY, cluster.config(B).voters)).stopped
+
+
+@simulated
+async def test_a_pass_ends_where_its_node_begins_to_rejoin() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        await cluster.create(A, RepositoryName("zoe", "last"))
+        await cluster.settle(3)
+        box = cluster[B]
+        runtime = box.runtime
+        assert runtime is not None
+        verify, looked = box.store.verify_refs, list[str]()
+
+        async def lost(register: Register) -> Sequence[Finding]:
+            looked.append(register.name)
+            cluster.network.down.update({A, C})
+            runtime.rejoin("a test says so")
+            return await verify(register)
+
+        box.store.verify_refs = lost  # type: ignore[method-assign]
+        await look(cluster, B)
+        assert looked == [str(NAME)]
 
 
 @simulated

@@ -10,6 +10,7 @@ from node.ports.errors import PackRefused
 from node.ports.objects import Finding
 from node.protocol.change import PackRef
 from node.protocol.register import Register
+from node.storage import repository
 from node.storage.git import GitLimits
 from node.storage.objects import DiskObjects
 from tests.unit.storage_kit import MAIN, created, git, history, moved, pack_of, pushed, refs_by_git, refs_of, tag
@@ -214,6 +215,38 @@ async def test_the_index_over_all_packs_is_checked_and_made_again(objects: DiskO
     assert found.part == "multi-pack-index"
     await objects.mend_refs(value)
     assert await objects.verify_objects(value.name) is None
+
+
+async def test_what_was_not_synced_yet_is_synced_before_it_is_rescued(
+    objects: DiskObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[only packed-refs was: a power cut left the rescued repository without its last packs]"""
+    value = await filled(objects)
+    folder = objects.path(value.name)
+    files = {path.relative_to(folder) for path in folder.rglob("*.pack")} | {Path("HEAD"), Path("objects/pack"), Path()}
+    synced: list[Path] = []
+    monkeypatch.setattr(repository, "fsync", synced.append)
+    place = Path(await objects.rescue(value, "node-3-7"))
+    assert {folder / name for name in files} <= set(synced[: synced.index(place.parent)]), "before it gets its new name"
+
+
+async def test_a_pack_in_the_place_of_a_damaged_one_is_synced_by_the_sync_of_its_repository(
+    objects: DiskObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[the folder was synced at once, and where that failed, the next look found the pack whole and believed it]"""
+    value = await filled(objects)
+    path, index = pack_here(objects, value)
+    ref, whole = ref_of(path, index), {False: path.read_bytes(), True: index.read_bytes()}
+
+    async def right(is_index: bool, offset: int) -> AsyncIterator[bytes]:
+        yield whole[is_index][offset:]
+
+    synced: list[Path] = []
+    monkeypatch.setattr(repository, "fsync", synced.append)
+    await objects.mend_pack(value.name, ref, right)
+    assert synced == []
+    await objects.sync(value.name)
+    assert {path, index, path.parent} <= set(synced)
 
 
 async def test_a_rescued_repository_keeps_all_it_had_out_of_service(objects: DiskObjects) -> None:
