@@ -1016,6 +1016,7 @@ LIVENESS = (
         "R2",
         "a position that a verified message names proves the chain below it: a certificate may die with its coordinator",
         (rewritten(Learner, "to", ("if told:", "if False:")),),
+        story="proved by a base",
     ),
 )
 
