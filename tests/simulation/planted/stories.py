@@ -251,8 +251,8 @@ STORIES: dict[str, str] = {
         push node-1 t2 topic - b
         run 0.2
     """,
-    # node-2 infers t1 from the base of t2, and has no certificate of it; node-1, which has, is gone. node-3 has to learn t1 from
-    # node-2, because node-2's prepare of t2 names it as the base; else the two that are left settle nothing.
+    # node-2 infers t1 from the base of t2, and has no certificate of it; node-1, which has, is gone. node-3 has to learn t1
+    # from node-2, because node-2's prepare of t2 names it as the base; else the two that are left settle nothing.
     "proved by a base": """
         cluster 3
         drop commit node-1 node-2 99
