@@ -87,11 +87,10 @@ class Scrub:
         opened = False
         while True:
             self._wake.clear()
+            is_open = self._registry.open
+            opened = is_open and (opened or await self._take_up())
             try:
-                was_open, opened = opened, self._registry.open
-                if opened and not was_open:
-                    self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
-                if not opened:
+                if not is_open:
                     pass  # R4: what a rejoining node stores is being learned anew
                 elif self._all_wanted or self._edges.clock.now() >= due_at:
                     self._all_wanted, due_at = False, self._edges.clock.now() + interval_s
@@ -107,12 +106,21 @@ class Scrub:
                 continue
 
     async def _resume(self) -> None:
-        """An index that lies is better known soon. Repairs that a stop of the node broke off, and what it found damaged while
-        it started or rejoined, are taken up when it speaks for repositories."""
+        """An index that lies is better known soon."""
         try:
             await self._file()
         except StorageError as error:
             log.error("scrub broke off", error=str(error))
+
+    async def _take_up(self) -> bool:
+        """Repairs that a stop of the node broke off, and what it found damaged while it started or rejoined, once it speaks for
+        repositories. Whether they are known now."""
+        try:
+            self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
+        except StorageError as error:
+            log.error("scrub broke off", error=str(error))
+            return False
+        return True
 
     def _due(self) -> set[RepoId]:
         now = self._edges.clock.now()
