@@ -14,6 +14,8 @@ from enum import Enum
 
 CHUNK_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 5.0
+LAST_S = 0.1
+"""At the end: whoever was let in a moment before is shown out, and every transport hears that it is closed."""
 
 
 class Way(Enum):
@@ -37,6 +39,7 @@ class Link:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.mend()
 
     def __repr__(self) -> str:
@@ -86,12 +89,16 @@ class Link:
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
+        self._closed = True
         await self.refuse()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -168,6 +175,7 @@ class Network:
     async def close(self) -> None:
         for link in self.links:
             await link.close()
+        await asyncio.sleep(LAST_S)
 
     def link(self, asker: str, asked: str) -> Link:
         return next(link for link in self.links if (link.asker, link.asked) == (asker, asked))
