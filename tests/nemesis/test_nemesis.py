@@ -14,8 +14,8 @@ FAULTS = ("kill", "pause", "die-before-commit-sent", "disk-watermark", "one-way"
 SECONDS = 25.0
 
 
-# A socket of the harness (its clients', or its proxies') is now and then dropped unclosed; which one is not known yet. The nodes
-# are other processes.
+# A socket of the harness (its clients', or its proxies') is now and then dropped unclosed; which one is not known yet.
+# The nodes are other processes.
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(300)
 async def test_nothing_is_lost_under_a_handful_of_faults() -> None:
