@@ -1,5 +1,6 @@
 """The short share of the nemesis: a handful of faults on real processes. ``make test-nemesis`` is the real thing."""
 
+import gc
 import json
 import shutil
 
@@ -24,6 +25,7 @@ async def test_nothing_is_lost_under_a_handful_of_faults() -> None:
     folder = new_folder()
     said: list[str] = []
     summary = await run(Wish(folder, SECONDS, seed=7, faults=FAULTS), said.append)
+    gc.collect()  # now, and not in whichever test comes next
     print("\n".join(said), json.dumps(summary.json(), indent=2), sep="\n")  # noqa: T201  # pytest shows it with a failure
     assert summary.good, f"data kept in {folder}:\n" + "\n".join(summary.bad)
     shutil.rmtree(folder)
