@@ -65,7 +65,7 @@ CREATE TABLE refs (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE history (
-    sequence INTEGER PRIMARY KEY,          -- rows are never deleted: the highest is their number
+    sequence INTEGER PRIMARY KEY,          -- grows; rows go only where a node rejoins or is mended
     repository TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
     change TEXT NOT NULL, certificate TEXT, committed_at_ms INTEGER NOT NULL,
     sum INTEGER NOT NULL, certificate_sum INTEGER NOT NULL,

@@ -9,7 +9,6 @@ import pytest
 from node.ports.errors import NotAMember
 from node.protocol.acceptor import CommitOp
 from node.protocol.change import Change, ChangeKind, Request
-from node.protocol.events import Submitted
 from node.protocol.ids import Ballot, NodeId, TxnId
 from node.protocol.messages import (
     AcceptorPage,
@@ -521,19 +520,6 @@ async def test_a_push_that_waited_for_its_turn_while_its_node_began_to_rejoin_is
         await until(lambda: standing(cluster, B) == "member", 20.0)
         await cluster.settle(3)
         await pushed(cluster, 1, node=B, first=await cluster.main(B) + 1)  # the turns are free again
-
-
-@simulated
-async def test_a_closed_replica_refuses_at_once() -> None:
-    async with Cluster() as cluster:
-        await cluster.create(A)
-        replica = await cluster[B].replica()
-        await replica.close("it was repaired")
-        with pytest.raises(NotAMember, match="it was repaired"):
-            await replica.request(A, Claim(NAME.key, VoterSet.of((A, B, C)).digest, Ballot(99, A, 0), 1.0))
-        request = Request(TxnId("late"), "alice", B, 0)
-        with pytest.raises(NotAMember, match="it was repaired"):
-            await replica.submit(Submitted(ChangeKind.DELETE, request, 10.0))
 
 
 @simulated
