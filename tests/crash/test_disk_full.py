@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from node import applying
 from node.ports.service import Consistency
 from node.protocol.ids import Ballot, RefName
 from node.protocol.messages import Prepare, Vote, VoteKind
@@ -65,13 +64,6 @@ class Filler:
 
     def go(self) -> None:
         self._path.unlink()
-
-
-@pytest.fixture(autouse=True)
-def _pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subject hurries; what comes after this test does not."""
-    for name in ("SYNC_DELAY_S", "APPLY_PAUSE_S_MAX", "SYNC_PAUSE_S_MAX"):
-        monkeypatch.setattr(applying, name, getattr(applying, name))
 
 
 @pytest.fixture
