@@ -57,7 +57,11 @@ class Lab:
         return Target(self.node(number).id, self.node(number).url)
 
     def lost(self, number: int, repository: str, pushed: Iterable[Pushed]) -> int:
-        """How many acknowledged pushes this node's own history does not hold."""
+        """How many acknowledged pushes this node's own history does not hold, once it has answered a strong read.
+
+        A push is acknowledged when a quorum holds it, so this node may be a moment behind; after a strong read it may not."""
+        answer = request(self.node(number).url, "GET", f"/repos/{repository}")
+        assert answer.ok, answer
         history = History(self.target(number), repository)
         assert history.read(), f"node-{number} does not tell its history"
         return len({each.new for each in pushed if each.fate is Fate.ACKNOWLEDGED} - history.oids)
