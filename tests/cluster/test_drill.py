@@ -34,6 +34,7 @@ def test_a_drill_proves_what_was_acknowledged_and_leaves_everything_as_it_was(st
     name = staging.create()
     work.commit()
     work.git("push", staging.url(1, name), "HEAD:main")
+    staging.agree(name)
     before = staging.replicas(1, name)
     wait(staging.ready, 30, "all is well")
     ran = staging.cli("drill", "--yes", "--json", "--rounds", "1", "--hold", "2", "--recovery", "60", ok=False, timeout_s=110)
@@ -61,6 +62,7 @@ def test_a_drill_proves_what_was_acknowledged_and_leaves_everything_as_it_was(st
     assert staging.cli("repo", "list", "--json").json()[0]["repo_id"] == name
     assert len(staging.cli("repo", "list", "--json").json()) == 1
     wait(staging.ready, 30, "all is well again")
+    staging.agree(name)
     after = staging.replicas(1, name)
     assert {node: each["digest"] for node, each in after.items()} == {node: each["digest"] for node, each in before.items()}
 
