@@ -76,6 +76,8 @@ class Applier:
         """Whether what was loaded is not all applied. A replica that is set aside is repaired as a whole instead."""
         self._loaded = loaded.register
         self._syncing = False
+        self._place_first = False
+        """Whether the last sync did not succeed: what it was about is written again into new files before the next one."""
         self._synced = loaded.applied
         """Version that is known to be on stable storage: replay saw to it, and a replica that waits for its sync is kept."""
         if self._gap:
@@ -219,13 +221,22 @@ class Applier:
         A failed fsync is never simply tried again: the next one would succeed and prove nothing. A disk that fails is the end
         of this node's votes until it is started again, and replays. One that was full gets all of it anew.
         """
-        pause_s, anew = SYNC_DELAY_S, False
+        try:
+            await self._sync_all()
+        except Exception:
+            self._place_first = True
+            raise
+        finally:
+            self._syncing = False  # also after a fault of ours: whatever is applied next is synced with all of this
+
+    async def _sync_all(self) -> None:
+        pause_s = SYNC_DELAY_S
         while True:
             await asyncio.sleep(pause_s)
             if self._edges.journal.failed:
                 return  # nothing can be noted any more; the next start replays
             try:
-                if anew and not await self._place_anew():
+                if self._place_first and not await self._place_anew():
                     continue
                 version, name = self.applied, self.register.name
                 if self.register.exists:
@@ -237,11 +248,10 @@ class Applier:
                 return
             except (NodeError, OSError) as error:
                 log.error("sync failed", repository=self._repository, error=str(error))
-                pause_s, anew = min(pause_s * 2, SYNC_PAUSE_S_MAX), True
+                pause_s, self._place_first = min(pause_s * 2, SYNC_PAUSE_S_MAX), True
                 continue
-            pause_s, anew, self._synced = SYNC_DELAY_S, False, version
+            pause_s, self._place_first, self._synced = SYNC_DELAY_S, False, version
             if self.applied == version:
-                self._syncing = False
                 return
 
     async def _place_anew(self) -> bool:

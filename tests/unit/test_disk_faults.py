@@ -101,6 +101,21 @@ async def test_a_sync_that_met_a_full_disk_gets_everything_anew_before_it_is_tri
 
 
 @simulated
+async def test_a_fault_of_ours_in_a_sync_is_not_the_last_of_them() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(3)
+        cluster[A].store.failures["sync"] = KeyError("a fault of ours")
+        await cluster.push(A, 1, content=b"x")
+        await cluster.settle(3)
+        cluster[A].store.failures.clear()
+        await cluster.push(A, 2, 1, content=b"y")
+        await cluster.settle(5)
+        await cluster[A].journal.flush()
+        assert not await cluster[A].journal.unsynced()
+
+
+@simulated
 async def test_a_full_disk_sets_no_replica_aside_however_long_it_lasts() -> None:
     async with Cluster() as cluster:
         await cluster.create(A)
