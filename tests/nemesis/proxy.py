@@ -76,6 +76,7 @@ class Link:
     async def refuse(self) -> None:
         """Nobody is behind it: connections are refused, as the machine itself would."""
         if self._server is not None:
+            await _stop_accepting(self._server)
             self._server.close()
             self._server = None
         self.reset()
@@ -151,6 +152,15 @@ class Link:
         if not self._open[way].is_set():
             self.counts["held"] += 1
             await self._open[way].wait()
+
+
+async def _stop_accepting(server: asyncio.Server) -> None:
+    """Those accepted in this turn of the loop get their transport in the next; to a server closed in between it cannot attach,
+    and its socket stays open until the garbage is collected (python/cpython#109564)."""
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        loop.remove_reader(listening)
+    await asyncio.sleep(0)
 
 
 BROKER = "broker"

@@ -1,6 +1,7 @@
 """The network that the nemesis cuts: what is held arrives late, what is cut one way still passes the other way."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -137,3 +138,15 @@ async def test_a_reset_breaks_connections_and_a_dead_end_refuses_them(link: Link
     writer.write(b"two\n")
     assert await line(reader) == b"two\n"
     writer.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_whoever_is_let_in_while_the_door_closes_is_shown_out(link: Link, turns: int) -> None:
+    """In whichever turn of the loop: after two it is accepted, and has no transport yet."""
+    with socket.create_connection(("127.0.0.1", link.port), SOON_S) as asker:  # by the kernel: the loop does not turn meanwhile
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await link.close()
+        asker.setblocking(False)
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(asker, 1), SOON_S) == b""
