@@ -3,9 +3,9 @@
 The journal is the truth; this follows it. Readers wait for ``applied``. Small packs stay in the journal until ``sync``. What
 waits together is applied together: a node that catches up writes the objects of many changes, then the refs once.
 
-What was committed before this object was made and never applied (its objects were nowhere on this disk when the node
-replayed, or its replica was loaded anew half-way) is a gap: it is placed first, its packs fetched if need be, and nothing
-after it counts as applied before.
+What was committed before this object was made and is not known to be on stable storage (its objects were nowhere on this disk
+when the node replayed, its replica was loaded anew half-way, or its last sync failed) is a gap: it is placed first, into new
+files, its packs fetched if need be, and nothing after it counts as applied before.
 """
 
 import asyncio
@@ -57,7 +57,9 @@ class Applier:
     ) -> None:
         self.register = loaded.register
         """The value that may be served."""
-        self.applied = loaded.applied
+        self._gap = loaded.synced < loaded.register.position.version and not loaded.stopped
+        """Whether what was loaded is not all known to be on stable storage. What is set aside is repaired as a whole."""
+        self.applied = loaded.synced if self._gap else loaded.applied
         """Version that the disk holds, objects and refs."""
         self.moot_to = 0
         """Version of the last deletion that is known: packs of changes below it are gone everywhere, nobody needs them."""
@@ -72,14 +74,12 @@ class Applier:
         self._changed = asyncio.Event()
         self._applying = False
         self._gave_up = False
-        self._gap = loaded.applied < loaded.register.position.version and not loaded.stopped
-        """Whether what was loaded is not all applied. A replica that is set aside is repaired as a whole instead."""
         self._loaded = loaded.register
         self._syncing = False
         self._place_first = False
         """Whether the last sync did not succeed: what it was about is written again into new files before the next one."""
-        self._synced = loaded.applied
-        """Version that is known to be on stable storage: replay saw to it, and a replica that waits for its sync is kept."""
+        self._synced = self.applied
+        """Version that is known to be on stable storage."""
         if self._gap:
             self._applying = True
             spawn(self._apply())
@@ -124,7 +124,7 @@ class Applier:
                     await (self._close_gap() if self._gap else self._some(self._next_run(1 if tries else RUN_MAX)))
                     tries = 0
                     self._sync_soon()
-                except (NodeError, OSError) as error:
+                except Exception as error:
                     tries += 1
                     if await self._refused(error, tries):
                         self._gave_up = True
@@ -152,24 +152,26 @@ class Applier:
 
     async def _refused(self, error: Exception, tries: int) -> bool:
         """Whether to give up."""
-        version = self.applied + 1
-        log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=str(error))
+        version, ours = self.applied + 1, not isinstance(error, NodeError | OSError)
+        said = repr(error) if ours else str(error)
+        log.error("cannot be applied", repository=self._repository, version=version, tries=tries, error=said, exc_info=ours)
         if tries >= APPLY_TRIES and not isinstance(error, DiskFull | NotHere):
             self._stopped = True
-            self._failed(f"version {version} cannot be applied: {error}")
+            self._failed(f"version {version} cannot be applied: {said}")
             return True
         await asyncio.sleep(min(APPLY_PAUSE_S * 2 ** min(tries - 1, 10), APPLY_PAUSE_S_MAX))
         return False
 
     async def _close_gap(self) -> None:
-        """What was loaded, placed as at the start; a deletion that came since removes whatever is there.
+        """What was loaded, placed as at the start. A deletion that came since makes it moot, and whatever came before that.
 
         Raises:
             NotHere: nobody has what is missing; it is looked for again.
         """
         edges, loaded = self._edges, self._loaded
-        deleted = bool(self._to_apply) and self._to_apply[0][0].kind is ChangeKind.DELETE
-        if deleted or self._moot(loaded):
+        deletions = [after.position.version for change, after in self._to_apply if change.kind is ChangeKind.DELETE]
+        self.moot_to = max(self.moot_to, *deletions[-1:], 0)
+        if deletions or self._moot(loaded):
             self._gap = False
             return
         fetched = 0
@@ -223,11 +225,8 @@ class Applier:
         """
         try:
             await self._sync_all()
-        except Exception:
-            self._place_first = True
-            raise
         finally:
-            self._syncing = False  # also after a fault of ours: whatever is applied next is synced with all of this
+            self._syncing = False
 
     async def _sync_all(self) -> None:
         pause_s = SYNC_DELAY_S
@@ -246,8 +245,13 @@ class Applier:
                 log.error("sync failed", repository=self._repository, error=str(error))
                 self._edges.journal.fail(f"{self.register.name} could not be made durable: {error}")
                 return
-            except (NodeError, OSError) as error:
+            except ObjectsMissing as error:
                 log.error("sync failed", repository=self._repository, error=str(error))
+                self._reopen()
+                return
+            except Exception as error:
+                ours = not isinstance(error, NodeError | OSError)
+                log.error("sync failed", repository=self._repository, error=repr(error) if ours else str(error), exc_info=ours)
                 pause_s, self._place_first = min(pause_s * 2, SYNC_PAUSE_S_MAX), True
                 continue
             pause_s, self._place_first, self._synced = SYNC_DELAY_S, False, version
@@ -260,10 +264,17 @@ class Applier:
             return False
         self._applying = True
         try:
-            await place(self._edges.journal, self._edges.store, self.register, self._synced)
+            await place(self._edges.journal, self._edges.store, self.register, max(self._synced, self.register.floor))
         finally:
             self._applying = False
             if self._to_apply:
                 self._applying = True
                 self._spawn(self._apply())
         return True
+
+    def _reopen(self) -> None:
+        """What was applied is lost, and nowhere on this disk any more: a gap again, to be fetched."""
+        self._gap, self._loaded, self.applied, self._place_first = True, self.register, self._synced, False
+        if not self._applying:
+            self._applying = True
+            self._spawn(self._apply())

@@ -303,6 +303,10 @@ class FakeObjects:
                 self.held.setdefault(pack.sha256, set()).add(change.position.digest)
         return absent
 
+    async def holds(self, name: str, packs: Sequence[PackRef]) -> bool:
+        repository = self.repositories.get(name)
+        return repository is not None and any(pack.sha256 in repository.packs for pack in packs)
+
     async def stage_inline(self, packs: Iterable[tuple[PackRef, InlinePack]]) -> None:
         self.check("stage_inline")
         for pack, inline in packs:

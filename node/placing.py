@@ -27,8 +27,7 @@ async def place(journal: Journal, store: ObjectStore, register: Register, since:
         ObjectsMissing: nothing after that change was placed.
         StorageError: if the journal or the disk refuses.
     """
-    # A deletion that is not synced is applied again too: what was created after it starts from nothing.
-    version = max(since, register.floor - 1)
+    version = max(since, await _last_deletion(journal, store, register, since))
     while version < register.position.version and (entries := await journal.history(register.repository, version, PAGE)):
         for entry in entries:
             if entry.change.position.version > register.position.version:
@@ -41,3 +40,16 @@ async def place(journal: Journal, store: ObjectStore, register: Register, since:
             await store.apply(register, entry.change, register, list(inline.values()))
         version = entries[-1].change.position.version
     await store.materialise(register)
+
+
+async def _last_deletion(journal: Journal, store: ObjectStore, register: Register, since: int) -> int:
+    """The version from which it begins. A deletion that is not synced is applied again too: what was created after it starts
+    from nothing. Not so where the repository holds a pack of what came after it: then it was applied, and that pack may be
+    nowhere else on this disk (the marks are not known any more, or the stage has let go of it)."""
+    version = register.floor
+    while since < register.floor and (entries := await journal.history(register.repository, version, PAGE)):
+        packs = [pack for entry in entries for pack in entry.change.packs]
+        if packs and await store.holds(register.name, packs):
+            return register.floor
+        version = entries[-1].change.position.version
+    return register.floor - 1

@@ -70,7 +70,9 @@ async def _existing(config: Config, journal: Journal) -> tuple[set[str], set[Rep
     while keys := await journal.care.keys(after, PAGE):
         for repository in (key for key in keys if key not in known):
             try:
-                await journal.load(repository, config.voters)
+                # A page of damaged rows reads as the end of them all: there may be whole ones behind it.
+                if (register := (await journal.load(repository, config.voters)).register).exists:
+                    existing.add(register.name)
             except JournalDamaged as error:
                 log.error("not known whether it exists, the journal is damaged", repository=repository, error=str(error))
                 doubtful.add(repository)
@@ -87,15 +89,16 @@ async def _packs_in_use(journal: Journal) -> set[str] | None:
         return None
 
 
-async def replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> None:
-    """What is committed after version ``synced``, on the disk and durable there."""
+async def replay_one(config: Config, journal: Journal, store: ObjectStore, repository: RepoId, synced: int) -> bool:
+    """What is committed after version ``synced``, on the disk and durable there. False: not so, objects of it are missing."""
     register = (await journal.load(repository, config.voters)).register
     try:
         await place(journal, store, register, synced)
     except ObjectsMissing as error:
         log.error("objects are missing, not applied", repository=repository, version=error.version, packs=error.packs)
-        return
+        return False
     if register.exists:
         await store.sync(register.name)
     await journal.mark_applied(repository, register.position.version)
     await journal.mark_synced(repository, register.position.version)
+    return True

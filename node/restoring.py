@@ -44,7 +44,7 @@ class Restoring:
         try:
             loaded = await self._load()
             self._register = loaded.register
-            await self._learn_history(loaded.applied)
+            await self._learn_history(loaded.synced)
             return await self._take_over()
         except HistoryRefused as error:
             if not error.divergent:
@@ -71,7 +71,7 @@ class Restoring:
                     journal.mended(damage)
             return await journal.load(self._repository, members)
 
-    async def _learn_history(self, applied: int) -> None:
+    async def _learn_history(self, synced: int) -> None:
         """R2, a page at a time; each is applied before the next one is fetched, so that no more than a page waits in memory."""
         edges, committed = self._edges, self._wanted.committed
         here = self._register.position
@@ -84,23 +84,29 @@ class Restoring:
             if self._register.position.version == version:
                 raise CatchUpFailed(f"no history after version {version}")
             if self._register.position.version >= self._moot_to:
-                await self._apply(applied)
-                applied = self._register.position.version
-        if applied < self._register.position.version:
-            await self._apply(applied)
+                synced = await self._apply(synced)
+        if synced < self._register.position.version:
+            await self._apply(synced)
 
-    async def _apply(self, applied: int) -> None:
-        """What cannot be written for what is in its place keeps no node out: the scrub repairs it in a member."""
+    async def _apply(self, synced: int) -> int:
+        """The version up to which all is on stable storage now. What cannot be written for what is in its place, and objects
+        that nobody has, keep no node out: the scrub repairs, and the replica fetches, in a member."""
         edges = self._edges
         try:
-            await replay_one(edges.config, edges.journal, edges.store, self._repository, applied)
+            done = await replay_one(edges.config, edges.journal, edges.store, self._repository, synced)
         except WrongKind as error:
             log.error("not replayed, the repository is damaged", repository=self._repository, error=str(error))
             await set_aside(edges.journal, self._repository, error)
+            return synced
+        return self._register.position.version if done else synced
 
     async def _stage(self, change: Change, holders: tuple[NodeId, ...], floor: int) -> str:
         self._moot_to = max(self._moot_to, floor)
-        return "" if change.position.version <= floor else await self._packs.stage_change(change, holders)
+        problem = "" if change.position.version <= floor else await self._packs.stage_change(change, holders)
+        if problem and self._lossy:
+            log.error("taken without its objects", repository=self._repository, version=change.position.version, error=problem)
+            return ""
+        return problem
 
     async def _learn(self, proved: Sequence[Step]) -> None:
         edges = self._edges

@@ -43,6 +43,8 @@ class Loaded:
     """Version up to which the repository on disk is known to agree with the journal."""
     stopped: str = ""
     """Why this replica may not vote (an alarm was raised), or empty."""
+    synced: int = 0
+    """Version up to which it is known to be on stable storage."""
 
 
 @dataclass(frozen=True, slots=True)

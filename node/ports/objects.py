@@ -78,6 +78,10 @@ class ObjectStore(Protocol):
         ``change`` from now on, until it is applied or discarded (O4)."""
         ...
 
+    async def holds(self, name: str, packs: Sequence[PackRef]) -> bool:
+        """Whether repository ``name`` itself, whatever is staged, holds one of ``packs``."""
+        ...
+
     async def stage_inline(self, packs: Iterable[tuple[PackRef, InlinePack]]) -> None:
         """Check small packs and hold them in memory until the journal has them (bounded). Raises ``PackRefused``."""
         ...

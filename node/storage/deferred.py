@@ -70,6 +70,11 @@ class Deferred:
             places = (self._taken.applied, self._taken.synced, self._waiting.applied, self._waiting.synced)
             return max(place.get(repository, 0) for place in places)
 
+    def synced(self, repository: RepoId) -> int:
+        """The same of those noted as synced only."""
+        with self._lock:
+            return max(self._taken.synced.get(repository, 0), self._waiting.synced.get(repository, 0))
+
     def transaction(self, txn: TxnId) -> TransactionRecord | None:
         with self._lock:
             return self._waiting.transactions.get(txn) or self._taken.transactions.get(txn)

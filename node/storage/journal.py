@@ -196,10 +196,12 @@ class SqliteJournal:
         await self._writer.submit(lambda db: None)
 
     async def load(self, repository: RepoId, members: VoterSet) -> Loaded:
-        noted = self._deferred.applied(repository)  # before the question: what is written meanwhile is in both
+        # Before the question: what is written meanwhile is in both.
+        noted, noted_synced = self._deferred.applied(repository), self._deferred.synced(repository)
         loaded = await self._ask(lambda db: reads.load(db, repository, members))
-        applied = max(loaded.applied, min(noted, loaded.register.position.version))
-        return replace(loaded, applied=applied)
+        version = loaded.register.position.version
+        applied, synced = max(loaded.applied, min(noted, version)), max(loaded.synced, min(noted_synced, version))
+        return replace(loaded, applied=applied, synced=synced)
 
     async def unsynced(self) -> Sequence[tuple[RepoId, int, int]]:
         return await self._ask(reads.unsynced)

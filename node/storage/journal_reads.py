@@ -97,8 +97,8 @@ def load(db: sqlite3.Connection, repository: RepoId, members: VoterSet) -> Loade
     row, accepted = read_row(db, repository)
     record = record_of(repository, row, accepted)
     if row is None or record.committed == ORIGIN:
-        return Loaded(record, Register(repository, members), *((row.applied, row.stopped) if row else (0, "")))
-    return Loaded(record, register_of(row, refs(db, repository, row.refs_sum)), row.applied, row.stopped)
+        return Loaded(record, Register(repository, members), *((row.applied, row.stopped, row.synced) if row else (0, "")))
+    return Loaded(record, register_of(row, refs(db, repository, row.refs_sum)), row.applied, row.stopped, row.synced)
 
 
 def refs(db: sqlite3.Connection, repository: RepoId, refs_sum: int) -> Mapping[RefName, Ref]:

@@ -171,8 +171,10 @@ class MemoryJournal:
         await asyncio.sleep(0)
         row = self._rows.get(repository) or _Row()
         register = row.register or Register(repository, members)
-        noted = min(self._deferred.applied(repository), register.position.version)
-        return Loaded(row.record, register, max(row.applied, noted), row.stopped)
+        version = register.position.version
+        applied = max(row.applied, min(self._deferred.applied(repository), version))
+        synced = max(row.synced, min(self._deferred.synced(repository), version))
+        return Loaded(row.record, register, applied, row.stopped, synced)
 
     async def unsynced(self) -> Sequence[tuple[RepoId, int, int]]:
         rows = sorted(self._rows.items())

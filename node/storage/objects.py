@@ -80,6 +80,9 @@ class DiskObjects:
             self._stage.let_go(change, absent)
         return absent
 
+    async def holds(self, name: str, packs: Sequence[PackRef]) -> bool:
+        return await self._threads.run(lambda: any(self._repositories.has_pack(name, pack) for pack in packs))
+
     def _absent(self, change: Change, packs: Sequence[PackRef]) -> tuple[PackRef, ...]:
         # The register's key is the repository's name in lower case; its folder may be spelled with capitals.
         name = self._repositories.spelled(change.repository)

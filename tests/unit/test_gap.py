@@ -1,15 +1,20 @@
 """What is committed here and was never applied: nothing after it is served before it. A repair begins from what is durable."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from node.ports.errors import DiskFailed, DiskFull, ReadUnavailable
+from node.ports.errors import DamagedPart, DiskFailed, DiskFull, JournalDamaged, ReadUnavailable
 from node.ports.service import Consistency
 from node.protocol.acceptor import CommitOp
+from node.protocol.change import Change
+from node.protocol.messages import InlinePack
 from node.protocol.outcome import OutcomeKind
 from node.protocol.register import Register
+from node.protocol.standing import State
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated
 
 KEY = NAME.key
@@ -92,6 +97,116 @@ async def test_a_deletion_ends_the_search_for_what_nobody_has() -> None:
         await cluster.create(A)
         await cluster.settle(20)
         assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_a_deletion_ends_it_also_when_it_does_not_come_next() -> None:
+    async with Cluster(**FAST) as cluster:
+        await gapped(cluster)
+        for node in (A, C):
+            cluster[node].store.repositories[str(NAME)].packs.clear()
+            cluster[node].store.staged.clear()
+        await cluster[B].start()
+        await cluster.settle(1)
+        assert (await cluster.push(A, 2, 1, content=b"small")).kind is COMMITTED
+        assert (await cluster.delete(A)).kind is COMMITTED
+        await cluster.create(A)
+        await cluster.settle(60)
+        assert len(await cluster.positions()) == 1
+
+
+@simulated
+async def test_who_rejoins_with_a_gap_has_it_still_and_closes_it_as_a_member() -> None:
+    """[the page of history after it was taken for the end of it, and strong reads were served without its objects]"""
+    async with Cluster(**FAST) as cluster:
+        await gapped(cluster)
+        pushes = 300  # three pages of history
+        for number in range(2, pushes):
+            assert (await cluster.push(A, number, number - 1)).kind is COMMITTED
+        await cluster.settle(2)
+        box = cluster[B]
+        box.journal.lives.standing = replace(box.journal.lives.standing, state=State.REJOINING, reason="a test says so")
+        await box.start()
+        await cluster.settle(30)
+        assert await cluster.main(B) == pushes - 1
+        packs = box.store.repositories[str(NAME)].packs
+        assert packs.keys() == cluster[A].store.repositories[str(NAME)].packs.keys()
+
+
+@simulated
+async def test_what_a_failed_sync_was_about_is_written_anew_also_by_another_object_of_this_replica() -> None:
+    """[its node rejoined meanwhile, and the next fsync proved nothing and was believed]"""
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        await cluster.settle(3)
+        box = cluster[B]
+        assert box.runtime is not None
+        calls: list[str] = []
+        apply_all, sync = box.store.apply_all, box.store.sync
+
+        async def applied(changes: Sequence[Change], after: Register, packs: Sequence[InlinePack]) -> None:
+            calls.extend(f"apply {change.position.version}" for change in changes)
+            await apply_all(changes, after, packs)
+
+        async def synced(name: str) -> None:
+            calls.append("sync failed" if box.store.failures else "sync")
+            await sync(name)
+
+        box.store.apply_all, box.store.sync = applied, synced  # type: ignore[method-assign]
+        box.store.failures["sync"] = DiskFull("disk full")
+        assert (await cluster.push(A, 1, content=b"first")).kind is COMMITTED
+        await cluster.settle(1.5)
+        assert calls == ["apply 2", "sync failed"]
+        box.runtime.membership.lose("a test says so")
+        await cluster.settle(1)
+        box.store.failures.clear()
+        await cluster.settle(10)
+        assert not box.runtime.membership.refusal
+        assert (await cluster.push(A, 2, 1, content=b"second")).kind is COMMITTED
+        await cluster.settle(10)
+        assert "apply 2" in calls[2 : calls.index("sync")]
+
+
+@simulated
+async def test_after_a_full_disk_a_deletion_is_not_applied_again_to_what_was_created_after_it() -> None:
+    """[its only local copy was thrown away, the replica served none of it, and synced no more]"""
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        await cluster.settle(3)
+        box = cluster[B]
+        box.store.failures["sync"] = DiskFull("disk full")
+        assert (await cluster.delete(A)).kind is COMMITTED
+        assert (await cluster.create(A)).kind is COMMITTED
+        assert (await cluster.push(A, 1, content=b"L" * 200_000)).kind is COMMITTED
+        await cluster.settle(5.5)
+        assert not box.store.staged, "the stage has let go of it"
+        fetched = cluster.network.sent[B, "Fetch"]
+        box.store.failures.clear()
+        await cluster.settle(120)
+        assert await cluster.main(B) == 1
+        assert box.store.repositories[str(NAME)].packs
+        assert cluster.network.sent[B, "Fetch"] == fetched
+        await box.journal.flush()
+        assert not await box.journal.unsynced()
+
+
+@simulated
+async def test_what_is_gone_when_it_has_to_be_written_anew_is_fetched() -> None:
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        await cluster.settle(3)
+        box = cluster[B]
+        box.store.failures["sync"] = DiskFull("disk full")
+        assert (await cluster.push(A, 1, content=b"L" * 200_000)).kind is COMMITTED
+        await cluster.settle(2)
+        box.store.repositories[str(NAME)].packs.clear()
+        box.store.staged.clear()
+        box.store.failures.clear()
+        await cluster.settle(30)
+        assert box.store.repositories[str(NAME)].packs
+        assert await cluster.main(B) == 1
+        await box.journal.flush()
+        assert not await box.journal.unsynced()
 
 
 # ---------------------------------------------------------------- repair
@@ -209,3 +324,39 @@ async def test_a_failed_fsync_in_a_repair_ends_this_nodes_votes_and_is_not_tried
         await cluster.settle(60)
         assert box.runtime.care.state().repaired == 0
         await box.crash()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@simulated
+async def test_a_repository_that_was_created_again_is_not_deleted_by_the_mending_of_its_value(alone: bool) -> None:
+    """[its marks fell to nothing, so its last deletion was applied again; its packs were nowhere else on that disk]"""
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        await cluster.delete(A)
+        await cluster.create()
+        assert (await cluster.push(A, 1, content=b"first")).kind is COMMITTED
+        await cluster.settle(5)
+        box = cluster[B]
+        await box.journal.flush()
+        box.store.small.clear()
+        before = dict(box.store.repositories[str(NAME)].packs)
+        assert before
+        assert not await box.journal.unsynced()
+        care = box.journal.care
+        mend_value = care.mend_value
+
+        async def mended(value: Register) -> bool:
+            row = box.journal._rows[KEY]
+            row.applied = row.synced = 0
+            row.stopped = "damaged: the journal was mended, the repository is looked at"
+            return await mend_value(value)
+
+        care.mend_value = mended  # type: ignore[method-assign]
+        if alone:
+            await cluster[A].crash()
+            await cluster[C].crash()
+        fetched = cluster.network.sent[B, "Fetch"]
+        box.journal.damaged[KEY, DamagedPart.VALUE, 0] = JournalDamaged(KEY, DamagedPart.VALUE, "a test says so")
+        await cluster.settle(120)
+        assert box.store.repositories[str(NAME)].packs == before
+        assert cluster.network.sent[B, "Fetch"] == fetched

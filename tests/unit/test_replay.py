@@ -6,6 +6,8 @@ from shutil import rmtree
 
 import pytest
 
+import node.replay
+from node.placing import place
 from node.ports.errors import DamagedPart
 from node.protocol.acceptor import CommitOp
 from node.protocol.names import RepositoryName
@@ -15,7 +17,19 @@ from node.storage.git import GitLimits
 from node.storage.journal import SqliteJournal
 from node.storage.objects import DiskObjects
 from tests.unit.runtime_kit import A, Cluster
-from tests.unit.storage_kit import MAIN, NAME, creation, history, moved, pack_of, receive, refs_by_git, refs_of, register
+from tests.unit.storage_kit import (
+    MAIN,
+    NAME,
+    creation,
+    deletion,
+    history,
+    moved,
+    pack_of,
+    receive,
+    refs_by_git,
+    refs_of,
+    register,
+)
 
 OTHER = RepositoryName("zoe", "other")
 CONFIG = Cluster().config(A)
@@ -35,9 +49,9 @@ async def journal(tmp_path: Path, store: DiskObjects) -> AsyncIterator[SqliteJou
     await journal.close()
 
 
-async def pushed(journal: SqliteJournal, store: DiskObjects, name: RepositoryName) -> Register:
-    """A repository with one push, committed and applied, not synced."""
-    value = register(name)
+async def pushed(journal: SqliteJournal, store: DiskObjects, name: RepositoryName, value: Register | None = None) -> Register:
+    """A repository with one push, committed and applied, not synced. ``value``: what was there before."""
+    value = value or register(name)
     change = creation(value, name)
     await journal.write(CommitOp(name.key, change), members=CONFIG.voters, at_ms=1)
     value = value.applied(change)
@@ -148,3 +162,42 @@ async def test_damage_in_one_repository_keeps_no_node_from_starting(
         synced = {repository for repository, *_ in await journal.unsynced()}
         await journal.flush()
         assert OTHER.key not in {repository for repository, *_ in await journal.unsynced()}, synced
+
+
+async def test_a_page_of_damaged_rows_is_not_the_end_of_all_repositories(
+    journal: SqliteJournal, store: DiskObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[what came after it was taken for a leftover, and removed]"""
+    monkeypatch.setattr(node.replay, "PAGE", 2)
+    names = [RepositoryName("alice", f"p{number}") for number in range(3)]
+    for name in names:
+        value = await pushed(journal, store, name)
+        await store.sync(str(name))
+        await journal.mark_synced(name.key, value.position.version)
+    await damaged(journal, "UPDATE registers SET value_sum = value_sum + 1 WHERE repository IN ('alice/p0', 'alice/p1')")
+    await replay(CONFIG, journal, store)
+    for name in names:
+        assert refs_by_git(store.path(str(name))), name
+
+
+async def test_a_deletion_is_not_applied_again_where_packs_of_what_came_after_it_are(
+    journal: SqliteJournal, store: DiskObjects
+) -> None:
+    """The mark of what is synced may be lost with its row; the packs are in the repository and nowhere else."""
+    value = register(NAME)
+    for make in (lambda value: creation(value, NAME), deletion):
+        change = make(value)
+        await journal.write(CommitOp(NAME.key, change), members=CONFIG.voters, at_ms=1)
+        before, value = value, value.applied(change)
+        await store.apply(before, change, value, ())
+    value = await pushed(journal, store, NAME, value)
+    await store.sync(str(NAME))
+    await journal.mark_synced(NAME.key, value.position.version)
+    await journal.flush()
+    store._stage.small._held.clear()
+    folder = store.path(str(NAME)) / "objects" / "pack"
+    packs = sorted(path.name for path in folder.glob("pack-*"))
+    assert packs
+    await place(journal, store, value, 0)
+    assert sorted(path.name for path in folder.glob("pack-*")) == packs
+    assert refs_by_git(store.path(str(NAME))) == refs_of(value)

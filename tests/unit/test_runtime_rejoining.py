@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.ports.errors import NotAMember
+from node.ports.errors import NotAMember, ReadUnavailable
+from node.ports.service import Consistency
 from node.protocol.acceptor import CommitOp
 from node.protocol.change import Change, ChangeKind, Request
 from node.protocol.ids import Ballot, NodeId, TxnId
@@ -27,6 +28,7 @@ from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.protocol.standing import State
 from node.restoring import Restoring
+from node.storage.memory_journal import MemoryJournal
 from tests.unit.runtime_kit import NAME, A, B, C, Cluster, simulated, until
 
 COMMITTED, ABORTED = OutcomeKind.COMMITTED, OutcomeKind.ABORTED
@@ -561,3 +563,48 @@ async def test_who_is_told_twice_and_has_no_double_is_not_said_to_have_one_for_c
         await cluster[B].crash()
         await cluster[B].start()
         await until(lambda: standing(cluster, B) == "member", 30.0)
+
+
+@simulated
+async def test_what_an_operator_takes_for_everything_may_lack_objects_and_keeps_no_node_out() -> None:
+    async with Cluster() as cluster:
+        await cluster.create()
+        assert (await cluster.push(A, 1, content=b"L" * 200_000)).kind is COMMITTED
+        await cluster.settle(5)
+        await cluster[C].crash()
+        await cluster[B].crash()
+        cluster[B].wipe()
+        cluster[A].store.repositories[str(NAME)].packs.clear()
+        cluster[A].store.staged.clear()
+        await cluster[B].start()
+        await cluster.settle(5)
+        runtime = cluster[B].runtime
+        assert runtime is not None
+        await runtime.membership.take(frozenset({A}))
+        await cluster.settle(30)
+        assert not runtime.membership.refusal
+        with pytest.raises(ReadUnavailable, match="missing"):
+            await cluster.main(B, Consistency.LOCAL)
+
+
+@simulated
+async def test_a_node_that_lost_its_journal_only_fetches_nothing_that_its_disk_holds() -> None:
+    """[the last deletion was applied again to what was created after it, and everything travelled]"""
+    async with Cluster() as cluster:
+        await cluster.create()
+        await cluster.delete(A)
+        await cluster.create()
+        assert (await cluster.push(A, 1, content=b"first")).kind is COMMITTED
+        assert (await cluster.push(A, 2, 1, content=b"L" * 200_000)).kind is COMMITTED
+        await cluster.settle(5)
+        box = cluster[B]
+        before = dict(box.store.repositories[str(NAME)].packs)
+        await box.crash()
+        box.journal = MemoryJournal(B, journal="another")
+        fetched = cluster.network.sent[B, "Fetch"]
+        await box.start()
+        await cluster.settle(60)
+        assert standing(cluster, B) == "member"
+        assert box.store.repositories[str(NAME)].packs == before
+        assert cluster.network.sent[B, "Fetch"] == fetched
+        assert await cluster.main(B) == 2

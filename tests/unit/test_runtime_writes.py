@@ -198,6 +198,23 @@ async def test_a_change_that_cannot_be_applied_at_once_is_applied_later() -> Non
 
 
 @simulated
+async def test_a_fault_of_ours_while_a_change_is_applied_is_tried_again_too() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(3)
+        cluster[B].store.failures["apply"] = ValueError("a fault of ours")
+        assert (await cluster.push(A, 1, content=b"x")).kind is COMMITTED
+        await cluster.settle(1)
+        cluster[B].store.failures.clear()
+        assert await cluster.main(B) == 1
+        cluster[B].store.failures["apply"] = ValueError("a fault of ours")
+        assert (await cluster.push(A, 2, 1, content=b"y")).kind is COMMITTED
+        await cluster.settle(20)
+        assert "a fault of ours" in (await cluster[B].replica()).stopped
+        assert len(await cluster.positions()) == 2
+
+
+@simulated
 async def test_a_disk_that_goes_on_refusing_sets_the_replica_aside_until_it_starts_again() -> None:
     async with Cluster() as cluster:
         await cluster.create(A)
