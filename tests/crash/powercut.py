@@ -32,7 +32,7 @@ from node.protocol.ids import RefName
 from node.protocol.names import RepositoryName
 from tests.crash import checks
 from tests.crash.ext4 import Ext4, release_stale, why_not
-from tests.crash.subject import Subject
+from tests.crash.subject import Subject, hurry
 from tests.crash.values import A, packed
 
 REPOSITORIES = tuple(RepositoryName("alice", f"r{number}") for number in range(3))
@@ -308,6 +308,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
+    hurry()
     if why := why_not():
         sys.stderr.write(f"cannot be run here: {why}\n")
         return 2

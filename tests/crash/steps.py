@@ -27,7 +27,7 @@ import structlog
 
 from tests.crash import checks, seccomp, watch
 from tests.crash.scripts import ALONE, Script, all_scripts
-from tests.crash.subject import Subject
+from tests.crash.subject import Subject, hurry
 from tests.crash.watch import Fault, Seen
 
 FEW = 3
@@ -238,6 +238,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=1, help="scripts that run at once")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
+    hurry()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     if why := seccomp.why_not():
         sys.stderr.write(f"cannot be run here: {why}\n")

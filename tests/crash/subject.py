@@ -36,8 +36,16 @@ from tests.crash.values import NAME, A, B, Chain, Packed, config, keyring
 Tell = Callable[..., None]
 """(kind, **facts): see ``checks.py`` for the kinds."""
 
-SYNC_DELAY_S, LINGER_S, PAUSE_S_MAX = 0.01, 0.002, 0.1
+LINGER_S = 0.002
 LIMITS = GitLimits(free_bytes_min=0, warm_max=0)
+HURRY = {"SYNC_DELAY_S": 0.01, "APPLY_PAUSE_S_MAX": 0.1, "SYNC_PAUSE_S_MAX": 0.1}
+"""The applier's pauses, in seconds, for thousands of short lives."""
+
+
+def hurry() -> None:
+    """For a whole process; a test that shares one with others has them patched for itself."""
+    for name, value in HURRY.items():
+        setattr(applying, name, value)
 
 
 class PaperTransport:
@@ -102,8 +110,6 @@ class Subject:
 
     async def start(self) -> None:
         """Raises ``NodeError`` when the node would not start."""
-        applying.SYNC_DELAY_S = SYNC_DELAY_S
-        applying.APPLY_PAUSE_S_MAX = applying.SYNC_PAUSE_S_MAX = PAUSE_S_MAX
         settings = config(self.data_dir, self._nodes, free_bytes_min=self.free_bytes_min)
         self.journal = await asyncio.to_thread(
             SqliteJournal.open, self.data_dir, node=A, cluster=settings.cluster, linger_s=LINGER_S

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from node import applying
 from node.ports.service import Consistency
 from node.protocol.ids import Ballot, RefName
 from node.protocol.messages import Prepare, Vote, VoteKind
 from tests.crash import checks, ext4
 from tests.crash.scripts import Script, _learned_creation
-from tests.crash.subject import Subject
+from tests.crash.subject import HURRY, Subject
 from tests.crash.values import MAIN, NAME, A, B, C, packed
 
 MIB = 1024**2
@@ -64,6 +65,12 @@ class Filler:
 
     def go(self) -> None:
         self._path.unlink()
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in HURRY.items():
+        monkeypatch.setattr(applying, name, value)
 
 
 @pytest.fixture
