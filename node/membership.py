@@ -270,7 +270,16 @@ class Membership:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
+                await self._mark_again()
             self._begin(sources)
+
+    async def _mark_again(self) -> None:
+        """The attempt that was ended may have been clearing the mark: that write is made all the same."""
+        try:
+            await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
+        except BaseException:
+            self._begin(None)
+            raise
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
         self._broke_off = ""

@@ -139,8 +139,8 @@ class SqliteLives:
         await self._stand(Standing(State.MEMBER, tuple(founders), since_ms=at_ms, tried=self.standing.tried))
 
     async def mark_rejoining(self, reason: str, at_ms: int) -> None:
-        if self.standing.state is not State.REJOINING:
-            await self._stand(replace(self.standing, state=State.REJOINING, reason=reason, since_ms=at_ms))
+        mark = replace(self.standing, state=State.REJOINING, reason=reason, since_ms=at_ms)
+        await self._stand(self.standing if self.standing.state is State.REJOINING else mark)
 
     async def keep_attempt(self, incarnation: int) -> None:
         await self._stand(replace(self.standing, tried=max(self.standing.tried, incarnation)))

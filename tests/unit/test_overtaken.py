@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from node.ports.errors import DiskRefused
 from node.protocol.acceptor import CommitOp
 from node.protocol.change import Change, ChangeKind, Request
 from node.protocol.ids import TxnId
@@ -54,3 +55,50 @@ async def test_what_an_attempt_that_was_given_up_was_restoring_has_ended_before_
         assert not slow
         loaded = await box.journal.load(NAME.key, cluster.config(B).voters)
         assert loaded.record.committed == (await cluster[A].replica()).register.position
+
+
+@simulated
+async def test_an_operators_word_writes_the_mark_again_after_the_attempt_that_it_ends() -> None:
+    """[it may have been clearing the mark: the write is made all the same, and a crash later started a member]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(2)
+        box, told = cluster[B], list[str]()
+        lives, runtime = box.journal.lives, box.runtime
+        assert runtime is not None
+        mark = lives.mark_rejoining
+
+        async def marked(reason: str, at_ms: int) -> None:
+            await mark(reason, at_ms)
+            told.append("marked")
+
+        async def cleared(*_: object) -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                told.append("clearing ended")
+
+        lives.mark_rejoining, lives.clear_rejoining = marked, cleared  # type: ignore[method-assign, assignment]
+        runtime.membership.lose("a test says so")
+        await cluster.settle(10)
+        assert told == ["marked"]
+        await runtime.membership.take(frozenset({A}))
+        assert told == ["marked", "clearing ended", "marked"]
+
+
+@simulated
+async def test_where_that_mark_cannot_be_written_the_node_goes_on_by_itself() -> None:
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(2)
+        box, runtime = cluster[B], cluster[B].runtime
+        assert runtime is not None
+        cluster.network.rule = lambda sender, to, message: None if B in (sender, to) else 0.001
+        runtime.membership.lose("a test says so")
+        await cluster.settle(2)
+        box.journal.failure = DiskRefused("a test says so")
+        with pytest.raises(DiskRefused):
+            await runtime.membership.take(frozenset({A}))
+        box.journal.failure = None
+        cluster.network.rule = lambda sender, to, message: 0.001
+        await until(lambda: not runtime.membership.refusal, 60.0)
