@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from node.ports.errors import DiskRefused
+from node.ports.errors import DiskRefused, RejoinRefused
 from node.protocol.acceptor import CommitOp
 from node.protocol.change import Change, ChangeKind, Request
 from node.protocol.ids import TxnId
@@ -102,3 +102,28 @@ async def test_where_that_mark_cannot_be_written_the_node_goes_on_by_itself() ->
         box.journal.failure = None
         cluster.network.rule = lambda sender, to, message: 0.001
         await until(lambda: not runtime.membership.refusal, 60.0)
+
+
+@simulated
+async def test_an_operators_word_is_refused_while_something_is_done_before_anything_is_learned() -> None:
+    """[a damaged journal was being written anew, and the node learned into it]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(2)
+        runtime, journal, done = cluster[B].runtime, cluster[B].journal, asyncio.Event()
+        assert runtime is not None
+
+        async def first() -> None:
+            await done.wait()
+
+        tried = journal.lives.standing.tried
+        runtime.membership.lose("its journal is damaged", first)
+        for _ in range(2):  # before the mark is durable, and after
+            with pytest.raises(RejoinRefused, match="before anything is learned"):
+                await runtime.membership.take(frozenset({A}))
+            await cluster.settle(5)
+        assert journal.lives.standing.tried == tried
+        cluster.network.rule = lambda sender, to, message: None if sender == B else 0.001
+        done.set()
+        await cluster.settle(2)
+        await runtime.membership.take(frozenset({A}))
