@@ -5,11 +5,13 @@ import asyncio
 import pytest
 
 from node.ports.errors import DiskRefused, RejoinRefused
+from node.ports.journal import Loaded
 from node.protocol.acceptor import CommitOp
 from node.protocol.change import Change, ChangeKind, Request
-from node.protocol.ids import TxnId
+from node.protocol.ids import RepoId, TxnId
 from node.protocol.names import RepositoryName
 from node.protocol.outcome import OutcomeKind
+from node.protocol.quorum import VoterSet
 from node.protocol.register import Register
 from node.restoring import Restoring
 from tests.unit.runtime_kit import NAME, A, B, Cluster, simulated, until
@@ -127,3 +129,37 @@ async def test_an_operators_word_is_refused_while_something_is_done_before_anyth
         done.set()
         await cluster.settle(2)
         await runtime.membership.take(frozenset({A}))
+
+
+@simulated
+async def test_a_replica_that_was_read_before_a_rejoin_is_read_again_after_it() -> None:
+    """[a reader of the journal was slow: a whole rejoin later its node's check let the old data pass]"""
+    async with Cluster() as cluster:
+        await cluster.create(A)
+        await cluster.settle(2)
+        box = cluster[B]
+        await box.crash()
+        await box.start()
+        await cluster.settle(2)
+        runtime, load, slow, read = box.runtime, box.journal.load, [True], asyncio.Event()
+        assert runtime is not None
+        await runtime._registry.drop("a test says so")
+
+        async def loaded(repository: RepoId, members: VoterSet) -> Loaded:
+            old = await load(repository, members)
+            if slow:
+                slow.pop()
+                await read.wait()
+            return old
+
+        box.journal.load = loaded  # type: ignore[method-assign]
+        getting = asyncio.create_task(runtime._registry.get(NAME.key))
+        await cluster.settle(0.1)
+        assert not slow
+        runtime.membership.lose("a test says so")
+        assert (await cluster.push(A, 1)).kind is COMMITTED
+        await until(lambda: not runtime.membership.refusal)
+        assert box.journal.lives.life.incarnation == 2
+        read.set()
+        assert (await getting).register.position.version == 2
+        assert await getting is await box.replica()
