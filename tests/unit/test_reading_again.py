@@ -4,10 +4,14 @@ import asyncio
 
 import pytest
 
-from node.ports.errors import RepositoryAbsent
+from node.ports.errors import ReadUnavailable, RepositoryAbsent
 from node.ports.service import Consistency
+from node.protocol.ids import RepoId
 from node.protocol.messages import Query
-from tests.unit.runtime_kit import NAME, B, Cluster, simulated
+from node.protocol.outcome import OutcomeKind
+from tests.unit.runtime_kit import NAME, A, B, Cluster, simulated
+
+COMMITTED = OutcomeKind.COMMITTED
 
 
 @pytest.mark.parametrize("look", [False, True])
@@ -42,3 +46,37 @@ async def _outcome(cluster: Cluster, look: bool) -> int:
     with pytest.raises(RepositoryAbsent):
         await cluster[B].service.look(NAME, Consistency.LINEARIZABLE)
     return 0
+
+
+@pytest.mark.parametrize("consistency", list(Consistency))
+def test_a_read_that_waited_for_a_version_is_not_served_by_a_replica_that_was_set_aside_with_it(
+    consistency: Consistency,
+) -> None:
+    """[for one turn of the event loop: the version was there, and so was the alarm]"""
+
+    @simulated
+    async def refused() -> None:
+        async with Cluster() as cluster:
+            await cluster.create()
+            await cluster.settle(3)
+            box, replica = cluster[B], await cluster[B].replica()
+            mark = box.journal.mark_applied
+
+            async def marked(repository: RepoId, version: int) -> None:
+                replica.set_aside("a test says so")  # in the very turn in which the version was reached
+                await mark(repository, version)
+
+            apply_all = box.store.apply_all
+
+            async def applied(*args: object) -> None:
+                await asyncio.sleep(1)
+                await apply_all(*args)  # type: ignore[arg-type]
+
+            box.journal.mark_applied = marked  # type: ignore[method-assign]
+            box.store.apply_all = applied  # type: ignore[method-assign, assignment]
+            assert (await cluster.push(A, 1, content=b"first")).kind is COMMITTED
+            await cluster.settle(0.2)
+            with pytest.raises(ReadUnavailable, match="a test says so"):
+                await cluster.read(B, NAME, consistency, 2)
+
+    refused()
