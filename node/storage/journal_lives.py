@@ -125,6 +125,7 @@ class SqliteLives:
         whole = [(node, life) for node, life, kept in rows if row_sum("seen", node, life) == kept]
         self.seen: Mapping[NodeId, Life] = {NodeId(node): msgspec.json.decode(life, type=Life) for node, life in whole}
         self._written = False  # the open transaction counted a write; the writer thread's own
+        self.forgot = False  # … dropped history; likewise
 
     def begin(self, submit: Submit, run: Run) -> None:
         """How to write and read from now on: the journal's own threads."""
@@ -188,7 +189,11 @@ class SqliteLives:
             self.life, self._written = read_life(db, self._journal), False
 
     async def forget(self, repository: RepoId) -> None:
-        await self._submit(lambda db: _forget(db, repository))
+        await self._submit(lambda db: self._forget(db, repository))
+
+    def _forget(self, db: sqlite3.Connection, repository: RepoId) -> None:
+        _forget(db, repository)
+        self.forgot = True
 
     async def _stand(self, standing: Standing) -> None:
         await self._submit(lambda db: _write_standing(db, standing))

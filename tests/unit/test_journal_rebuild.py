@@ -192,3 +192,19 @@ async def test_one_that_waits_when_the_node_ends_is_not_begun(tmp_path: Path, jo
         assert not list((tmp_path / FOLDER_NAME).glob("damaged-*"))
     finally:
         await again.close()
+
+
+async def test_what_it_drops_is_no_longer_told_to_who_follows_this_journal(journal: SqliteJournal) -> None:
+    """[its highest number was told at every heartbeat, and everybody asked at every one for what is not there any more]"""
+    assert journal.sequence == 1
+    await journal.mark_rejoining("damaged", 1)
+    await journal._writer.submit(lambda db: db.execute("UPDATE registers SET sum = sum + 1 WHERE repository = ?", (REPO,)))
+    await journal.care.rebuild()
+    assert len(await journal.care.keys("", 1000)) == 300
+    assert journal.sequence == (await journal.summaries(0, 10))[0] == 0
+
+
+async def test_nor_is_what_a_rejoining_node_forgets(journal: SqliteJournal) -> None:
+    await journal.mark_rejoining("damaged", 1)
+    await journal.lives.forget(REPO)
+    assert journal.sequence == (await journal.summaries(0, 10))[0] == 0
