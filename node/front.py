@@ -236,6 +236,7 @@ class Front:
                 return _existing(name, await self._reader.local(replica))
             read = self._reader.linearizable if consistency is Consistency.LINEARIZABLE else self._reader.local
             async with self._reads.turn(name.key):
+                replica = await self._registry.get(name.key)  # anew, as for a write
                 return _existing(name, await read(replica, at_least))
         except ReadUnavailable as error:
             error.position = replica.applied_register.position
@@ -250,6 +251,7 @@ class Front:
             register = await self._reader.local(replica)
             if linearizable and not _is(name, register):
                 async with self._reads.turn(name.key):
+                    replica = await self._registry.get(name.key)  # anew
                     register = await self._reader.linearizable(replica)
         except ReadUnavailable as error:
             error.position = replica.applied_register.position

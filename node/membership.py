@@ -75,6 +75,8 @@ class Membership:
         self._asked = False
         self._losing = ""
         """The mark is being written, for this reason."""
+        self._before_learning = False
+        """Something is to be done under the mark first: until it is, nobody's word begins an attempt."""
         self._stopped = ""
         self._deciding = False
         self._rejoined = False
@@ -216,7 +218,7 @@ class Membership:
         mark, before anything is learned; not at all if the node is rejoining already."""
         if self._losing or self._stopped or self._lives.standing.state is State.REJOINING:
             return
-        self._losing = reason
+        self._losing, self._before_learning = reason, first is not None
         log.error("this node must rejoin", reason=reason)
         self._spawn(self._mark(reason, first))
 
@@ -232,7 +234,7 @@ class Membership:
                 break
         if first is not None:
             await first()
-        self._losing = ""
+        self._losing, self._before_learning = "", False
         if self._task is None:  # an operator's word may have come meanwhile: never two attempts at once
             self._begin(None)
 
@@ -243,6 +245,8 @@ class Membership:
             raise RejoinRefused(self._stopped)
         if state is State.MEMBER and not self._losing:
             raise RejoinRefused("this node is a member and has lost nothing; there is nothing to take")
+        if self._before_learning:
+            raise RejoinRefused("its journal is being put right before anything is learned; try again when that is done")
         if strangers := sources - set(self._others):
             raise RejoinRefused(f"{', '.join(sorted(strangers))} is no other member of this cluster")
         majority, voters = self._edges.config.voters.majority, len(self._edges.config.voters.nodes)
@@ -270,7 +274,16 @@ class Membership:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
+                await self._mark_again()
             self._begin(sources)
+
+    async def _mark_again(self) -> None:
+        """The attempt that was ended may have been clearing the mark: that write is made all the same."""
+        try:
+            await self._lives.mark_rejoining("an operator decided", self._edges.clock.wall_ms())
+        except BaseException:
+            self._begin(None)
+            raise
 
     def _begin(self, sources: frozenset[NodeId] | None) -> None:
         self._broke_off = ""

@@ -238,6 +238,7 @@ class _Linearizable(_Read):
             if wall.doubtful and self._waited_s > reader._doubt_s:
                 replica.settle(wall.applied - 1)
             if await self._applied(wall.applied, ask_again=wall.doubtful):
+                refuse_if_set_aside(replica)
                 return replica.applied_register
             if not self._left_s:
                 doubt = "a change in doubt is not settled yet" if wall.doubtful else f"version {wall.applied} is not here yet"
@@ -260,6 +261,7 @@ class _Local(_Read):
                 known = wall.applied - wall.doubtful
                 self._hasten(wall, list(answers.values()))
             if await self._applied(self._at_least, ask_again=known < self._at_least):
+                refuse_if_set_aside(replica)
                 return replica.applied_register
             if not self._left_s:
                 raise VersionNotReached(

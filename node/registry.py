@@ -32,6 +32,7 @@ class Registry:
         self._replicas: OrderedDict[RepoId, Replica] = OrderedDict()
         self._loading: dict[RepoId, asyncio.Task[Replica]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._drops = 0
 
     async def get(self, repository: RepoId) -> Replica:
         """The one object for this repository, whoever asks and however many at once.
@@ -60,6 +61,7 @@ class Registry:
 
     async def drop(self, reason: str) -> None:
         """R4: end every machine; whoever waits for one is told that nothing is known."""
+        self._drops += 1
         replicas = list(self._replicas.values())
         self._replicas.clear()
         await asyncio.gather(*(replica.close(reason) for replica in replicas))
@@ -122,8 +124,11 @@ class Registry:
         return await self._load(repository)
 
     async def _load(self, repository: RepoId) -> Replica:
-        loaded = await self._journal.load(repository, self._members)
-        self.check()
+        drops = None
+        while drops != self._drops:  # what was read before a drop may be what was learned anew since
+            drops = self._drops
+            loaded = await self._journal.load(repository, self._members)
+            self.check()
         replica = Replica(repository, self._edges, self._members, loaded)
         self._replicas[repository] = replica
         if len(self._replicas) > REPLICAS_MAX:

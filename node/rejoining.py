@@ -72,6 +72,7 @@ class Rejoining:
         )
         self._events: asyncio.Queue[RejoinEvent] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._restores: set[asyncio.Task[None]] = set()
         self._wake_at: float | None = None
 
     @property
@@ -112,7 +113,9 @@ class Rejoining:
             case Keep(incarnation):
                 self._spawn(self._keep(incarnation))
             case Restore():
-                self._spawn(self._restore(effect))
+                restore = self._spawn(self._restore(effect))
+                self._restores.add(restore)
+                restore.add_done_callback(self._restores.discard)
             case Clear():
                 self._spawn(self._clear(effect))
             case Wake(at):
@@ -143,6 +146,7 @@ class Rejoining:
     async def _keep(self, incarnation: int) -> None:
         life, problem = "", BROKE_OFF
         try:
+            await self._end_restores()
             life = str(self._edges.entropy.txn_id())
             await self._edges.journal.lives.keep_attempt(incarnation)
             problem = ""
@@ -151,14 +155,25 @@ class Rejoining:
         finally:
             self._events.put_nowait(Kept(incarnation, life, problem))
 
+    async def _end_restores(self) -> None:
+        """Those of an attempt that was given up: one that ended later could drop what the next one has learned and counted."""
+        restores = list(self._restores)
+        for restore in restores:
+            restore.cancel()
+        await asyncio.gather(*restores, return_exceptions=True)
+
     async def _restore(self, wanted: Restore) -> None:
-        problem = BROKE_OFF
         try:
             problem = await Restoring(self._edges, wanted, lossy=self._sources is not None).restore()
-        finally:
-            if problem:
-                await asyncio.sleep(RESTORE_PAUSE_S)
-            self._events.put_nowait(Restored(wanted.repository, problem))
+        except Exception:
+            await self._restored(wanted, BROKE_OFF)
+            raise
+        await self._restored(wanted, problem)  # not if it is cancelled: its attempt is over
+
+    async def _restored(self, wanted: Restore, problem: str) -> None:
+        if problem:
+            await asyncio.sleep(RESTORE_PAUSE_S)
+        self._events.put_nowait(Restored(wanted.repository, problem))
 
     async def _clear(self, effect: Clear) -> None:
         edges, problem = self._edges, BROKE_OFF
@@ -178,10 +193,11 @@ class Rejoining:
         finally:
             self._events.put_nowait(Cleared(problem))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -125,6 +125,7 @@ class Replica:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._broken: list[Voter | Coordinator] = []
         self._settling = False
         self._staging: dict[Digest, asyncio.Lock] = {}
         self.packs = Packs(edges, repository, lambda: self._peers)
@@ -210,10 +211,10 @@ class Replica:
         self._answers[txn] = future
         try:
             await self._edges.trace.begin(self.repository, submitted.kind, submitted.request)
+            self._feed(self.coordinator, submitted)
         except BaseException:
-            del self._answers[txn]  # nothing was submitted
+            self._answers.pop(txn, None)  # nothing was submitted
             raise
-        self._feed(self.coordinator, submitted)
         return await asyncio.shield(future)
 
     def _refuse_if_closed(self) -> None:
@@ -281,10 +282,13 @@ class Replica:
         await asyncio.gather(*tasks, return_exceptions=True)
         for txn, answer in self._answers.items():
             if not answer.done():
-                told = f"{reason}; the transaction is settled by the others, or when it is back"
-                voters, quorum = self.register.voters, self.register.voters.quorum(self._edges.config.quorum)
-                answer.set_result(Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=told))
+                answer.set_result(self._unknown(txn, reason))
         self._applier.stop()
+
+    def _unknown(self, txn: TxnId, reason: str) -> Outcome:
+        told = f"{reason}; the transaction is settled by the others, or when it is back"
+        voters, quorum = self.register.voters, self.register.voters.quorum(self._edges.config.quorum)
+        return Outcome(OutcomeKind.UNKNOWN, txn, quorum, len(voters.nodes), reason=told)
 
     def __repr__(self) -> str:
         return f"<Replica {self.repository} {self.register.position} applied {self.applied} {self.coordinator.state.name}>"
@@ -299,14 +303,15 @@ class Replica:
         """One event into one machine, and its effects performed in order."""
         if self._closed:
             return
+        if machine in self._broken:
+            if isinstance(event, Requested | Submitted):
+                raise NodeError(f"this replica is set aside: {self.stopped}")
+            return
         try:
             effects = machine.handle(event, self._edges.clock.now())
         except Exception as error:
-            # A machine that broke off half-way may not go on: what it would say next has no proof.
             log.exception("machine failed", repository=self.repository, told=type(event).__name__)
-            if self.stopped:
-                raise
-            self._alarm(f"{INTERNAL}, see this node's log: {error!r}", stop=True)
+            self._broke(machine, f"{INTERNAL}, see this node's log: {error!r}")
             return
         for effect in effects:
             self._perform(effect, machine)
@@ -314,6 +319,28 @@ class Replica:
     def _feed_both(self, event: Event) -> None:
         self._feed(self.voter, event)
         self._feed(self.coordinator, event)
+
+    def _broke(self, machine: Voter | Coordinator, reason: str) -> None:
+        """A machine that broke off half-way may not go on: what it would say next has no proof. It is told that it is set
+        aside; one that breaks off at that, or later, hears nothing more.
+
+        What it had to say is lost with its effects, so whoever waits is answered here: peers are refused, as by any replica
+        that is set aside; clients hear what the machines still say in the time that they have, or that nothing is known."""
+        if self.stopped:
+            self._broken.append(machine)
+        else:
+            self._alarm(reason, stop=True)
+        for request in self._requests.values():
+            if not request.done():
+                request.set_exception(NodeError(reason))
+        self._spawn(self._give_up(list(self._answers), reason))
+
+    async def _give_up(self, txns: list[TxnId], reason: str) -> None:
+        config = self._edges.config
+        await asyncio.sleep(config.prepare_timeout_s + config.abort_timeout_s)
+        for txn in txns:
+            if txn in self._answers:
+                await self._answer(txn, self._unknown(txn, reason))
 
     def _perform(self, effect: Effect, machine: Voter | Coordinator) -> None:
         match effect:

@@ -40,7 +40,8 @@ class Lives(Protocol):
         ...
 
     async def mark_rejoining(self, reason: str, at_ms: int) -> None:
-        """The first reason is kept; a mark that stands stays as it is."""
+        """The first reason is kept; a mark that stands stays as it is, and is written again: nobody may have waited for the
+        end of a ``clear_rejoining``, whose write is made all the same."""
         ...
 
     async def keep_attempt(self, incarnation: int) -> None:

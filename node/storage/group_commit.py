@@ -15,8 +15,8 @@ write is few statements (no savepoints unless one fails), and the process that o
 ``bench/journal.py``.
 
 What SQLite does outside of transactions only (VACUUM) has the thread for itself (``alone``): what waited before it is written
-before it, what came later afterwards. It ends when the node does, or takes too long. Whatever fails in it is an end of writes,
-as an I/O error is.
+before it, what came later afterwards. It ends when the node does, or takes too long, and is not begun any more when the node is
+ending. Whatever fails in it is an end of writes, as an I/O error is.
 
 A caller that is cancelled stops waiting; its write is made all the same. Callers are woken once per transaction, by one
 ``call_soon_threadsafe``, not once per write.
@@ -200,6 +200,9 @@ class GroupCommit:
             self._tell(results)
 
     def _alone(self, write: _Write) -> None:
+        if self._closing:  # it would be interrupted at once, and what it begins with says that it is under way
+            self._tell([(write, None, StorageError("the journal is closed"))])
+            return
         connection, end_at = self._connection, time.monotonic() + ALONE_S_MAX
         connection.set_progress_handler(lambda: self._closing or time.monotonic() > end_at, PROGRESS_OPS)
         try:

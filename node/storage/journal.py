@@ -87,7 +87,7 @@ class SqliteJournal:
         )
         self.lives.begin(self._writer.submit, self._ask)
 
-        self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit, self._writer.alone)
+        self._care = SqliteCare(data_dir / FOLDER_NAME / FILE_NAME, self._writer.submit, self._alone)
 
     @classmethod
     def open(
@@ -282,8 +282,18 @@ class SqliteJournal:
 
     def _committed(self, db: sqlite3.Connection) -> None:
         self.lives.committed(db)
-        if self._grown:
-            self._sequence, self._grown = reads.sequence(db), False
+        if self._grown or self.lives.forgot:
+            self._sequence, self._grown, self.lives.forgot = reads.sequence(db), False, False
+
+    def _alone(self, work: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        """It may drop what was committed last."""
+
+        def then(db: sqlite3.Connection) -> T:
+            value = work(db)
+            self._sequence = reads.sequence(db)
+            return value
+
+        return self._writer.alone(then)
 
     def __repr__(self) -> str:
         return f"<SqliteJournal {self.identity.node} sequence {self._sequence} {self._writer!r}>"

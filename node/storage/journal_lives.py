@@ -125,6 +125,7 @@ class SqliteLives:
         whole = [(node, life) for node, life, kept in rows if row_sum("seen", node, life) == kept]
         self.seen: Mapping[NodeId, Life] = {NodeId(node): msgspec.json.decode(life, type=Life) for node, life in whole}
         self._written = False  # the open transaction counted a write; the writer thread's own
+        self.forgot = False  # … dropped history; likewise
 
     def begin(self, submit: Submit, run: Run) -> None:
         """How to write and read from now on: the journal's own threads."""
@@ -139,8 +140,8 @@ class SqliteLives:
         await self._stand(Standing(State.MEMBER, tuple(founders), since_ms=at_ms, tried=self.standing.tried))
 
     async def mark_rejoining(self, reason: str, at_ms: int) -> None:
-        if self.standing.state is not State.REJOINING:
-            await self._stand(replace(self.standing, state=State.REJOINING, reason=reason, since_ms=at_ms))
+        mark = replace(self.standing, state=State.REJOINING, reason=reason, since_ms=at_ms)
+        await self._stand(self.standing if self.standing.state is State.REJOINING else mark)
 
     async def keep_attempt(self, incarnation: int) -> None:
         await self._stand(replace(self.standing, tried=max(self.standing.tried, incarnation)))
@@ -188,7 +189,11 @@ class SqliteLives:
             self.life, self._written = read_life(db, self._journal), False
 
     async def forget(self, repository: RepoId) -> None:
-        await self._submit(lambda db: _forget(db, repository))
+        await self._submit(lambda db: self._forget(db, repository))
+
+    def _forget(self, db: sqlite3.Connection, repository: RepoId) -> None:
+        _forget(db, repository)
+        self.forgot = True
 
     async def _stand(self, standing: Standing) -> None:
         await self._submit(lambda db: _write_standing(db, standing))

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -160,3 +161,50 @@ async def test_the_end_of_the_node_ends_it(tmp_path: Path, journal: SqliteJourna
         assert len(await again.care.keys("", 1000)) == 301
     finally:
         await again.close()
+
+
+async def test_one_that_waits_when_the_node_ends_is_not_begun(tmp_path: Path, journal: SqliteJournal) -> None:
+    """[it was begun, said in the file that it is not whole, and was interrupted: the next start moved the journal aside]"""
+    began, go_on = Event(), Event()
+
+    def slow(_: sqlite3.Connection) -> None:
+        began.set()
+        go_on.wait(10)
+
+    await journal.mark_rejoining("damaged", 1)
+    before = journal._writer.submit(slow)
+    await asyncio.to_thread(began.wait, 10)
+    waiting = asyncio.ensure_future(journal.care.rebuild())
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(journal.close())
+    async with asyncio.timeout(10):
+        while not journal._writer._closing:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    go_on.set()
+    await asyncio.gather(before, closing)
+    with pytest.raises(StorageError, match="closed"):
+        await waiting
+    assert not journal.failed
+    again = opened(tmp_path)
+    try:
+        assert again.lives.standing.reason == "damaged"
+        assert len(await again.care.keys("", 1000)) == 301
+        assert not list((tmp_path / FOLDER_NAME).glob("damaged-*"))
+    finally:
+        await again.close()
+
+
+async def test_what_it_drops_is_no_longer_told_to_who_follows_this_journal(journal: SqliteJournal) -> None:
+    """[its highest number was told at every heartbeat, and everybody asked at every one for what is not there any more]"""
+    assert journal.sequence == 1
+    await journal.mark_rejoining("damaged", 1)
+    await journal._writer.submit(lambda db: db.execute("UPDATE registers SET sum = sum + 1 WHERE repository = ?", (REPO,)))
+    await journal.care.rebuild()
+    assert len(await journal.care.keys("", 1000)) == 300
+    assert journal.sequence == (await journal.summaries(0, 10))[0] == 0
+
+
+async def test_nor_is_what_a_rejoining_node_forgets(journal: SqliteJournal) -> None:
+    await journal.mark_rejoining("damaged", 1)
+    await journal.lives.forget(REPO)
+    assert journal.sequence == (await journal.summaries(0, 10))[0] == 0

@@ -56,6 +56,21 @@ async def test_every_durable_write_of_a_record_is_counted_once(open_: Open) -> N
     assert (journal.lives.life.writes, journal.lives.life.began) == (3, 3)
 
 
+async def test_a_mark_written_again_undoes_a_clearing_that_nobody_waited_for(open_: Open) -> None:
+    """[the write was made all the same, memory said that the mark stood, and it was not written again]"""
+    journal = await open_()
+    await journal.mark_rejoining("lost", 6)
+    await journal.lives.keep_attempt(2)
+    clearing = asyncio.create_task(journal.lives.clear_rejoining(2, (), ("a",), 8))
+    await asyncio.sleep(0)
+    clearing.cancel()
+    await asyncio.gather(clearing, return_exceptions=True)
+    await journal.mark_rejoining("later", 9)
+    journal = await open_()
+    standing = journal.lives.standing
+    assert (standing.state, standing.reason, standing.since_ms, standing.tried) == (State.REJOINING, "lost", 6, 2)
+
+
 async def test_a_journal_is_new_until_it_is_a_members_and_the_first_reason_to_rejoin_is_kept(open_: Open) -> None:
     journal = await open_()
     assert journal.lives.standing.state is State.NEW
