@@ -26,7 +26,7 @@ LOOK_S = 1.0
 
 RETRY_S = 10.0
 RETRY_S_MAX = 600.0
-"""After this long a repair that failed is tried again, each time twice as long."""
+"""After this long a look or a repair that failed is tried again, each time twice as long."""
 
 KEYS_PAGE = 256
 REPORTS_MAX = 100
@@ -51,7 +51,7 @@ class Scrub:
         self._wake = asyncio.Event()
         self._working = asyncio.Lock()
         self._again: dict[RepoId, tuple[float, float]] = {}
-        """Repositories whose repair failed: (when it is tried again, how long is waited after that)."""
+        """Repositories whose look or repair failed: (when it is tried again, how long is waited after that)."""
 
     def state(self) -> ScrubState:
         return replace(self._state, bytes_read=self._examiner.pace.bytes, reports=tuple(self._reports))
@@ -181,12 +181,14 @@ class Scrub:
         except (NotLooked, StorageError) as error:
             self._state = replace(self._state, skipped=self._state.skipped + 1)
             log.warning("not scrubbed", repository=repository, reason=str(error))
+            self._later(repository)
         except (NodeError, OSError):
             raise
         except Exception:
             # A fault of ours in one repository is no reason never to look at those that come after it.
             self._state = replace(self._state, skipped=self._state.skipped + 1)
             log.exception("scrub failed", repository=repository)
+            self._later(repository)
         await asyncio.sleep(0)
 
     async def _one(self, repository: RepoId, mendable: tuple[str, ...] = (DAMAGED,)) -> RepairReport | None:
@@ -217,6 +219,9 @@ class Scrub:
         if not report.problem:
             self._again.pop(repository, None)
             return
+        self._later(repository)
+
+    def _later(self, repository: RepoId) -> None:
         _, wait_s = self._again.get(repository, (0.0, RETRY_S))
         self._again[repository] = (self._edges.clock.now() + wait_s, min(wait_s * 2, RETRY_S_MAX))
 

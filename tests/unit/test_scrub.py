@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnavailable
+from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnavailable, StorageError
 from node.ports.objects import Finding
 from node.ports.service import Consistency
 from node.ports.upkeep import RepairPlan, ScrubState
@@ -390,3 +390,30 @@ async def test_a_replica_that_an_internal_error_stopped_is_named_after_a_restart
         await cluster[C].crash()
         assert (await cluster.push(A, 4, 3)).kind is OutcomeKind.COMMITTED  # it votes
         assert await cluster.main(B) == 4
+
+
+@pytest.mark.parametrize("fault", [StorageError("git took too long"), ValueError("a fault of ours")])
+def test_a_replica_that_is_set_aside_is_looked_at_again_soon_after_a_look_that_failed(fault: Exception) -> None:
+    """[one failed look kept it out until the next pass over everything, six hours]"""
+
+    @simulated
+    async def run() -> None:
+        async with Cluster(**FAST) as cluster:
+            await pushed(cluster)
+            box = cluster[B]
+            await box.crash()
+            await box.journal.stop_voting(KEY, "damaged: replay found something")
+            verify, faults = box.store.verify_objects, [fault]
+
+            async def looked(name: str) -> Finding | None:
+                if faults:
+                    raise faults.pop()
+                return await verify(name)
+
+            box.store.verify_objects = looked  # type: ignore[method-assign]
+            await box.start()
+            await cluster.settle(30)
+            assert not faults
+            assert (await box.replica()).stopped == ""
+
+    run()
