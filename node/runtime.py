@@ -250,6 +250,7 @@ class Runtime:
         self._rejoined(self._journal.identity.incarnation)
         self._spawn(self._load_doubts())
         self._spawn(self._name_set_aside())
+        self.care.opened()
 
     async def _name_set_aside(self) -> None:
         """Alarms of an earlier life, for /health; what is damaged is named by the scrub, which takes it up."""

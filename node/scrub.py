@@ -47,6 +47,8 @@ class Scrub:
         self._state = ScrubState(0, False, "", 0, 0, 0, 0, 0, 0, 0, ())
         self._reports: deque[RepairReport] = deque(maxlen=REPORTS_MAX)
         self._wanted: set[RepoId] = set()
+        self._opened = False
+        """The node has begun to speak for its repositories since it was looked which ones are set aside."""
         self._all_wanted = False
         self._wake = asyncio.Event()
         self._working = asyncio.Lock()
@@ -55,6 +57,12 @@ class Scrub:
 
     def state(self) -> ScrubState:
         return replace(self._state, bytes_read=self._examiner.pace.bytes, reports=tuple(self._reports))
+
+    def opened(self) -> None:
+        """The node speaks for its repositories from now on, or again. Told and not sampled: a rejoining may take less than the
+        time between two looks, and set replicas aside."""
+        self._opened = True
+        self._wake.set()
 
     def begin(self, repository: RepoId | None) -> int:
         if repository is None:
@@ -84,11 +92,11 @@ class Scrub:
         interval_s = self._edges.config.scrub_interval_s
         due_at = self._edges.clock.now() + self._edges.entropy.uniform(interval_s)  # nodes do not all scrub at once
         await self._resume()
-        opened = False
         while True:
             self._wake.clear()
             is_open = self._registry.open
-            opened = is_open and (opened or await self._take_up())
+            if is_open and self._opened:
+                await self._take_up()
             try:
                 if not is_open:
                     pass  # R4: what a rejoining node stores is being learned anew
@@ -112,15 +120,17 @@ class Scrub:
         except StorageError as error:
             log.error("scrub broke off", error=str(error))
 
-    async def _take_up(self) -> bool:
+    async def _take_up(self) -> None:
         """Repairs that a stop of the node broke off, and what it found damaged while it started or rejoined, once it speaks for
-        repositories. Whether they are known now."""
+        repositories. Asked again a moment later if the journal cannot tell."""
+        self._opened = False
         try:
             self._wanted |= set(await self._edges.journal.care.set_aside(DAMAGED))
-        except StorageError as error:
+        except Exception as error:
+            self._opened = True
+            if not isinstance(error, StorageError):
+                raise
             log.error("scrub broke off", error=str(error))
-            return False
-        return True
 
     def _due(self) -> set[RepoId]:
         now = self._edges.clock.now()

@@ -1,12 +1,13 @@
 """Scrub and repair over simulated time: what is damaged is found, set aside, made again from the peers, and taken back."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnavailable, StorageError
+from node.ports.errors import DamagedPart, DiskFull, JournalDamaged, NotAMember, ReadUnavailable, StorageError, WrongKind
 from node.ports.objects import Finding
 from node.ports.service import Consistency
 from node.ports.upkeep import RepairPlan, ScrubState
@@ -417,3 +418,26 @@ def test_a_replica_that_is_set_aside_is_looked_at_again_soon_after_a_look_that_f
             assert (await box.replica()).stopped == ""
 
     run()
+
+
+@simulated
+async def test_what_a_rejoining_sets_aside_is_repaired_however_quick_it_was() -> None:
+    """[the scrub noticed a rejoining only if it looked, once a second, while that was under way]"""
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        await cluster.settle(3)
+        box = cluster[B]
+        assert box.runtime is not None
+        box.store.failures["apply"] = DiskFull("disk full")
+        assert (await cluster.push(A, 1, content=b"first")).kind is OutcomeKind.COMMITTED
+        await cluster.settle(1.8)
+        box.store.failures["apply"] = WrongKind("something else is there")
+        membership, began = box.runtime.membership, asyncio.get_running_loop().time()
+        membership.lose("a test says so")
+        while membership.refusal:  # noqa: ASYNC110  (there is nobody who could tell)
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - began < 1
+        box.store.failures.clear()
+        await cluster.settle(60)
+        assert (await box.replica()).stopped == ""
+        assert scrub(cluster, B).repaired == 1
