@@ -59,9 +59,17 @@ class Repair:
         self._registry = registry
         self._examiner = examiner
         self._rejoin = rejoin
+        self._mending = asyncio.Lock()
 
     async def mend(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> RepairReport:
-        """Set aside, repair, look again, take back. Never raises for what cannot be repaired: the report says so."""
+        """Set aside, repair, look again, take back. Never raises for what cannot be repaired: the report says so. One at a
+        time; nobody else mends this one meanwhile (``Scrub`` sees to that)."""
+        async with self._mending:
+            return await self._mend_one(repository, damages, findings)
+
+    async def _mend_one(
+        self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]
+    ) -> RepairReport:
         clock = self._edges.clock
         known = await self._stopped(repository) if not damages and not findings else ""
         seen = [*(f"journal: {damage.part.value}: {damage.detail}" for damage in damages), *map(str, findings)]

@@ -441,3 +441,76 @@ async def test_what_a_rejoining_sets_aside_is_repaired_however_quick_it_was() ->
         await cluster.settle(60)
         assert (await box.replica()).stopped == ""
         assert scrub(cluster, B).repaired == 1
+
+
+@simulated
+async def test_damage_that_is_met_during_a_pass_is_repaired_within_seconds_and_so_is_what_an_operator_asks_for() -> None:
+    """[both waited for the end of the pass: hours, with large repositories]"""
+    other, third = RepositoryName("zoe", "other"), RepositoryName("zoe", "third")
+    async with Cluster(scrub_bytes_per_s=1024.0) as cluster:
+        for name in (NAME, other, third):
+            await cluster.create(A, name)
+        assert (await cluster.push(A, 1, content=b"L" * 8_000_000)).kind is OutcomeKind.COMMITTED
+        await cluster.settle(5)
+        box = cluster[B]
+        assert box.runtime is not None
+        state = await look(cluster, B)
+        assert (state.running, state.repository) == (True, KEY)
+        damage = JournalDamaged(other.key, DamagedPart.VALUE, "met by a vote")
+        box.journal.damaged[other.key, DamagedPart.VALUE, 0] = damage
+        box.store.repositories[str(third)].head = RefName("refs/heads/wrong")
+        async with asyncio.timeout(60):
+            assert (await box.runtime.care.repair(third.key)).actions[-1] == "taken back"
+        await cluster.settle(5)
+        assert not box.journal.damages
+        state = scrub(cluster, B)
+        assert (state.found, state.repaired) == (2, 2)
+        assert (state.running, state.repository, state.repositories, state.run) == (True, KEY, 1, 1), "the pass goes on"
+
+
+@simulated
+async def test_nobody_looks_at_one_repository_twice_at_once() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        assert box.runtime is not None
+        verify, looking, most = box.store.verify_objects, 0, 0
+
+        async def looked(name: str) -> Finding | None:
+            nonlocal looking, most
+            looking += 1
+            most = max(most, looking)
+            await asyncio.sleep(5)
+            looking -= 1
+            return await verify(name)
+
+        box.store.verify_objects = looked  # type: ignore[method-assign]
+        box.runtime.care.begin(None)
+        damage = JournalDamaged(KEY, DamagedPart.VALUE, "met by a vote")
+        box.journal.damaged[KEY, DamagedPart.VALUE, 0] = damage
+        await asyncio.gather(box.runtime.care.repair(KEY), box.runtime.care.repair(KEY))
+        await cluster.settle(30)
+        assert most == 1
+        assert not box.journal.damages
+        assert (await box.replica()).stopped == ""
+
+
+@simulated
+async def test_a_pass_over_everything_that_broke_off_is_tried_again_with_patience() -> None:
+    """[damage without a name begins a pass over everything; where that broke off, it began again every second]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        care, asked = cluster[B].journal.care, list[str]()
+
+        async def broken(after: str, limit: int) -> Sequence[RepoId]:
+            asked.append(after)
+            raise StorageError("a test says so")
+
+        keys, care.keys = care.keys, broken  # type: ignore[method-assign]
+        damage = JournalDamaged(None, DamagedPart.INDEX, "a test says so")
+        cluster[B].journal.damaged[None, DamagedPart.INDEX, 0] = damage
+        await cluster.settle(300)
+        assert 3 <= len(asked) <= 6, len(asked)
+        care.keys = keys  # type: ignore[method-assign]
+        await cluster.settle(600)
+        assert not cluster[B].journal.damages
