@@ -243,6 +243,7 @@ class Runtime:
     async def _drop(self, reason: str) -> None:
         """R4: what was wrong with a replica is learned anew with all the others; what is wrong then is said then."""
         await self._registry.drop(reason)
+        await self.care.break_off()
         self._alarms.clear()
 
     def _on_opened(self) -> None:

@@ -69,6 +69,10 @@ class Scrub:
         self._opened = True
         self._wake.set()
 
+    async def break_off(self) -> None:
+        """This node is about to learn anew what it stores: ends what is being repaired. A look ends by itself."""
+        await self._repair.break_off()
+
     def begin(self, repository: RepoId | None) -> int:
         if repository is None:
             self._all_wanted = True

@@ -514,3 +514,33 @@ async def test_a_pass_over_everything_that_broke_off_is_tried_again_with_patienc
         care.keys = keys  # type: ignore[method-assign]
         await cluster.settle(600)
         assert not cluster[B].journal.damages
+
+
+@simulated
+async def test_a_repair_ends_where_its_node_begins_to_rejoin_and_is_taken_up_when_it_has() -> None:
+    """[it went on beside the learning of the same repository: wrote its refs, and took back what that had set aside]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        assert box.runtime is not None
+        membership, mend, ended = box.runtime.membership, box.store.mend_refs, list[str]()
+
+        async def slow(register: Register) -> None:
+            try:
+                await asyncio.sleep(5)
+                await mend(register)
+            finally:
+                ended.append(box.service.state().waits_for)
+
+        box.store.mend_refs = slow  # type: ignore[method-assign]
+        box.store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        await look(cluster, B, 2)
+        assert (await box.replica()).stopped.startswith("damaged")
+        membership.lose("a test says so")
+        while membership.refusal:  # noqa: ASYNC110  (there is nobody who could tell)
+            await asyncio.sleep(0.01)
+        assert ended == ["its own disk, to write that down"], "before anything is learned"
+        await cluster.settle(60)
+        assert [report.problem for report in scrub(cluster, B).reports] == ["broken off, this node rejoins", ""]
+        assert (await box.replica()).stopped == ""
+        assert box.service.state().problem == ""
