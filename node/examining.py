@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from node.edges import Edges
 from node.ports.errors import JournalDamaged, StorageError
 from node.ports.objects import Finding
+from node.ports.surroundings import Clock
 from node.protocol.change import PackRef
 from node.protocol.ids import RepoId
 from node.protocol.register import Register
@@ -27,15 +28,19 @@ class NotLooked(StorageError):
 
 
 class Pace:
-    """So many bytes a second, on the average of each read."""
+    """So many bytes a second, on the average of each read; of all that look at once together."""
 
-    def __init__(self, bytes_per_s: float) -> None:
+    def __init__(self, bytes_per_s: float, clock: Clock) -> None:
         self._bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._free_at = 0.0
         self.bytes = 0
 
     async def spend(self, count: int) -> None:
         self.bytes += count
-        await asyncio.sleep(count / self._bytes_per_s)
+        now = self._clock.now()
+        self._free_at = max(now, self._free_at) + count / self._bytes_per_s
+        await asyncio.sleep(self._free_at - now)
 
 
 class Examiner:
@@ -44,7 +49,7 @@ class Examiner:
     def __init__(self, edges: Edges, registry: Registry) -> None:
         self._edges = edges
         self._registry = registry
-        self.pace = Pace(edges.config.scrub_bytes_per_s)
+        self.pace = Pace(edges.config.scrub_bytes_per_s, edges.clock)
 
     async def damages(self, repository: RepoId) -> list[JournalDamaged]:
         """Rows of the journal that are not what was written."""

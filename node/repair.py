@@ -38,6 +38,8 @@ ROUNDS = 3
 
 HISTORY_PAGE = 64
 ASK_TIMEOUT_S = 5.0
+BREAK_OFF_S = 30.0
+"""How long the end of a repair that is broken off is waited for: by then it only sees a look of git's to its end."""
 SHOWN_MAX = 5
 AMNESIA = frozenset({DamagedPart.RECORD, DamagedPart.DATABASE})
 
@@ -59,9 +61,27 @@ class Repair:
         self._registry = registry
         self._examiner = examiner
         self._rejoin = rejoin
+        self._mending = asyncio.Lock()
+        self._under_way: asyncio.Timeout | None = None
+
+    async def break_off(self) -> None:
+        """R4: what is stored is about to be learned anew, and nothing is written beside that. What was handed to the journal is
+        written before its mark; what was begun in a repository has ended when this returns."""
+        if self._under_way is not None:
+            self._under_way.reschedule(0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BREAK_OFF_S), self._mending:
+                pass
 
     async def mend(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> RepairReport:
-        """Set aside, repair, look again, take back. Never raises for what cannot be repaired: the report says so."""
+        """Set aside, repair, look again, take back. Never raises for what cannot be repaired: the report says so. One at a
+        time; nobody else mends this one meanwhile (``Scrub`` sees to that)."""
+        async with self._mending:
+            return await self._mend_one(repository, damages, findings)
+
+    async def _mend_one(
+        self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]
+    ) -> RepairReport:
         clock = self._edges.clock
         known = await self._stopped(repository) if not damages and not findings else ""
         seen = [*(f"journal: {damage.part.value}: {damage.detail}" for damage in damages), *map(str, findings)]
@@ -70,13 +90,18 @@ class Repair:
         log.error("damage found", repository=repository, found=found[:SHOWN_MAX], count=len(found))
         self._edges.alarms(repository, f"damaged, being repaired: {found[0]}")
         try:
-            await self._mend(repository, damages, findings, actions, known)
+            self._registry.check()
+            async with asyncio.timeout(None) as self._under_way:
+                await self._mend(repository, damages, findings, actions, known)
         except (NodeError, OSError) as error:
-            problem = str(error) or type(error).__name__
+            broken_off = self._under_way is not None and self._under_way.expired()
+            problem = "broken off, this node rejoins" if broken_off else str(error) or type(error).__name__
             log.error("not repaired", repository=repository, reason=problem)
             self._edges.alarms(repository, f"damaged, and not repaired yet: {problem}")
         else:
             log.warning("repaired", repository=repository, actions=actions)
+        finally:
+            self._under_way = None
         return RepairReport(repository, tuple(found), tuple(actions), problem, begun_at_ms, clock.wall_ms())
 
     async def plan(self, repository: RepoId, damages: Sequence[JournalDamaged], findings: Sequence[Finding]) -> str:

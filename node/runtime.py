@@ -243,6 +243,7 @@ class Runtime:
     async def _drop(self, reason: str) -> None:
         """R4: what was wrong with a replica is learned anew with all the others; what is wrong then is said then."""
         await self._registry.drop(reason)
+        await self.care.break_off()
         self._alarms.clear()
 
     def _on_opened(self) -> None:
@@ -250,6 +251,7 @@ class Runtime:
         self._rejoined(self._journal.identity.incarnation)
         self._spawn(self._load_doubts())
         self._spawn(self._name_set_aside())
+        self.care.opened()
 
     async def _name_set_aside(self) -> None:
         """Alarms of an earlier life, for /health; what is damaged is named by the scrub, which takes it up."""

@@ -23,6 +23,9 @@ from node.storage.journal_rows import (
     use_sum,
     write_row,
 )
+from node.storage.journal_writes import kept_reason
+
+MENDED = "damaged: the journal was mended, the repository is looked at"
 
 
 def reindex(db: sqlite3.Connection) -> None:
@@ -81,10 +84,15 @@ def mend_value(db: sqlite3.Connection, value: Register) -> bool:
         refs_sum=total,
         applied=kept.applied if whole else 0,
         synced=kept.synced if whole else 0,
-        stopped=kept.stopped if whole else "damaged: the journal was mended, the repository is looked at",
+        stopped=kept.stopped if whole else kept_reason(_readable(kept.stopped), MENDED),
     )
     write_row(db, mended)
     return True
+
+
+def _readable(stopped: object) -> str:
+    """Of a row that is not what was written. A replica that was set aside for good stays so, whatever else of it is mended."""
+    return stopped.encode("utf-8", "backslashreplace").decode() if isinstance(stopped, str) else ""
 
 
 def mend_index(db: sqlite3.Connection, repository: RepoId) -> None:

@@ -36,6 +36,9 @@ from node.storage.journal_rows import (
     write_row,
 )
 
+ENDED_BY_REPAIR = ("damaged: ", "internal error")
+"""How reasons begin that a repair ends: by itself, and if an operator asks for it."""
+
 Answer = tuple[WriteVerdict, AcceptorRecord]
 
 
@@ -111,11 +114,20 @@ def check_step(before: AcceptorRecord, after: AcceptorRecord) -> None:
 
 
 def stop_voting(db: sqlite3.Connection, repository: RepoId, reason: str) -> None:
-    """The first alarm is kept: it is the cause of later ones."""
     row, _ = read_row(db, repository)
     row = row or RegisterRow(repository)
-    if not row.stopped:
-        write_row(db, row._replace(stopped=reason))
+    if (kept := kept_reason(row.stopped, reason)) != row.stopped:
+        write_row(db, row._replace(stopped=kept))
+
+
+def kept_reason(known: str, reason: str) -> str:
+    """The first alarm is kept: it is the cause of later ones. But the scrub ends ``damaged``, an operator's word an internal
+    error, nothing an alarm about history (``node.repair``): what is harder to end is kept, or it would end with the other."""
+    return reason if not known or _hardness(reason) > _hardness(known) else known
+
+
+def _hardness(reason: str) -> int:
+    return next((index for index, prefix in enumerate(ENDED_BY_REPAIR) if reason.startswith(prefix)), len(ENDED_BY_REPAIR))
 
 
 def store_certificate(db: sqlite3.Connection, certificate: Certificate) -> None:

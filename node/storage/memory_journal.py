@@ -20,7 +20,7 @@ from node.protocol.outcome import OutcomeKind
 from node.protocol.quorum import VoterSet
 from node.protocol.register import EMPTY, Register
 from node.storage.deferred import Deferred, Notes
-from node.storage.journal_writes import check_step
+from node.storage.journal_writes import check_step, kept_reason
 from node.storage.memory_care import MemoryCare
 from node.storage.memory_lives import MemoryLives
 
@@ -133,7 +133,7 @@ class MemoryJournal:
     async def stop_voting(self, repository: RepoId, reason: str) -> None:
         await self._turn()
         row = self._rows.setdefault(repository, _Row())
-        row.stopped = row.stopped or reason
+        row.stopped = kept_reason(row.stopped, reason)
         self._written()
 
     async def mark_rejoining(self, reason: str, at_ms: int) -> None:

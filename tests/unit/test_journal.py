@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from node.protocol.ids import NO_BALLOT, ORIGIN, Position, RefName, RepoId, TxnI
 from node.protocol.messages import InlinePack, Summary
 from node.protocol.outcome import OutcomeKind, VoterReport
 from node.protocol.register import Register
+from node.replay import DAMAGED
+from node.replica import INTERNAL
 from node.storage.journal import SqliteJournal
+from node.storage.journal_writes import ENDED_BY_REPAIR, kept_reason
 from node.storage.memory_journal import MemoryJournal
 from tests.unit.journal_values import (
     MAIN,
@@ -251,6 +255,27 @@ async def test_the_first_alarm_stays_and_a_promise_does_not_clear_it(bench: Benc
     await bench.restart()
     assert (await bench.load()).stopped == "two digests at version 3"
     assert (await bench.load(RepoId("bob/other"))).stopped == ""
+
+
+async def test_an_alarm_that_no_repair_ends_takes_the_place_of_one_that_a_repair_ends() -> None:
+    """[a divergence found on a damaged replica was kept nowhere: the scrub took that back, and it voted with the divergence]"""
+    assert ENDED_BY_REPAIR == (DAMAGED, INTERNAL)
+    kinds = (DAMAGED + "a pack", INTERNAL + ": a bug", "two digests at version 3")
+    for first, second in product(kinds, repeat=2):
+        harder = max(first, second, key=kinds.index)
+        assert kept_reason(first, second) == harder
+        journal = MemoryJournal(ME)
+        await journal.stop_voting(REPO, first)
+        await journal.stop_voting(REPO, second)
+        assert (await journal.load(REPO, MEMBERS)).stopped == harder
+    assert kept_reason(DAMAGED + "a pack", DAMAGED + "a ref") == DAMAGED + "a pack"
+
+
+async def test_an_alarm_about_history_is_kept_on_a_replica_that_is_damaged(bench: Bench) -> None:
+    await bench.journal.stop_voting(REPO, DAMAGED + "a pack")
+    await bench.journal.stop_voting(REPO, "two digests at version 3")
+    await bench.restart()
+    assert (await bench.load()).stopped == "two digests at version 3"
 
 
 async def test_marks_are_seen_at_once_never_fall_and_never_pass_what_is_committed(bench: Bench) -> None:

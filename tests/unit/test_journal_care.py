@@ -127,6 +127,30 @@ async def test_what_is_damaged_is_found_and_mended(
     assert await journal.history(REPO, 0, 10) == tuple(map(entry, CHANGES))
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "damaged: the journal was mended, the repository is looked at"),
+        ("damaged: a pack", "damaged: a pack"),
+        ("internal error: a bug", "internal error: a bug"),
+        ("two digests at version 3", "two digests at version 3"),
+    ],
+)
+async def test_a_row_that_is_mended_stays_set_aside_for_what_it_was(journal: SqliteJournal, before: str, after: str) -> None:
+    """[whatever it had been, it was "damaged" then, and taken back]"""
+    await journal.stop_voting(REPO, before)
+    await journal._writer.submit(lambda db: db.execute("UPDATE registers SET head = 'refs/heads/maim'"))
+    await mend_value(journal)
+    assert (await journal.load(REPO, MEMBERS)).stopped == after
+
+
+async def test_a_reason_that_is_no_text_any_more_keeps_no_row_from_being_mended(journal: SqliteJournal) -> None:
+    await journal._writer.submit(lambda db: db.execute("UPDATE registers SET stopped = CAST(x'ff41' AS TEXT)"))
+    await mend_value(journal)
+    assert (await journal.load(REPO, MEMBERS)).stopped == r"\udcffA"
+    assert await found(journal) == []
+
+
 async def dumped(journal: SqliteJournal) -> Any:
     tables = ("registers", "refs", "history", "history_txns", "history_keys", "pack_uses", "inline_packs")
 

@@ -1,12 +1,13 @@
 """Scrub and repair over simulated time: what is damaged is found, set aside, made again from the peers, and taken back."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from node.ports.errors import DamagedPart, JournalDamaged, NotAMember, ReadUnavailable
+from node.ports.errors import DamagedPart, DiskFull, JournalDamaged, NotAMember, ReadUnavailable, StorageError, WrongKind
 from node.ports.objects import Finding
 from node.ports.service import Consistency
 from node.ports.upkeep import RepairPlan, ScrubState
@@ -390,3 +391,156 @@ async def test_a_replica_that_an_internal_error_stopped_is_named_after_a_restart
         await cluster[C].crash()
         assert (await cluster.push(A, 4, 3)).kind is OutcomeKind.COMMITTED  # it votes
         assert await cluster.main(B) == 4
+
+
+@pytest.mark.parametrize("fault", [StorageError("git took too long"), ValueError("a fault of ours")])
+def test_a_replica_that_is_set_aside_is_looked_at_again_soon_after_a_look_that_failed(fault: Exception) -> None:
+    """[one failed look kept it out until the next pass over everything, six hours]"""
+
+    @simulated
+    async def run() -> None:
+        async with Cluster(**FAST) as cluster:
+            await pushed(cluster)
+            box = cluster[B]
+            await box.crash()
+            await box.journal.stop_voting(KEY, "damaged: replay found something")
+            verify, faults = box.store.verify_objects, [fault]
+
+            async def looked(name: str) -> Finding | None:
+                if faults:
+                    raise faults.pop()
+                return await verify(name)
+
+            box.store.verify_objects = looked  # type: ignore[method-assign]
+            await box.start()
+            await cluster.settle(30)
+            assert not faults
+            assert (await box.replica()).stopped == ""
+
+    run()
+
+
+@simulated
+async def test_what_a_rejoining_sets_aside_is_repaired_however_quick_it_was() -> None:
+    """[the scrub noticed a rejoining only if it looked, once a second, while that was under way]"""
+    async with Cluster(**FAST) as cluster:
+        await cluster.create()
+        await cluster.settle(3)
+        box = cluster[B]
+        assert box.runtime is not None
+        box.store.failures["apply"] = DiskFull("disk full")
+        assert (await cluster.push(A, 1, content=b"first")).kind is OutcomeKind.COMMITTED
+        await cluster.settle(1.8)
+        box.store.failures["apply"] = WrongKind("something else is there")
+        membership, began = box.runtime.membership, asyncio.get_running_loop().time()
+        membership.lose("a test says so")
+        while membership.refusal:  # noqa: ASYNC110  (there is nobody who could tell)
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - began < 1
+        box.store.failures.clear()
+        await cluster.settle(60)
+        assert (await box.replica()).stopped == ""
+        assert scrub(cluster, B).repaired == 1
+
+
+@simulated
+async def test_damage_that_is_met_during_a_pass_is_repaired_within_seconds_and_so_is_what_an_operator_asks_for() -> None:
+    """[both waited for the end of the pass: hours, with large repositories]"""
+    other, third = RepositoryName("zoe", "other"), RepositoryName("zoe", "third")
+    async with Cluster(scrub_bytes_per_s=1024.0) as cluster:
+        for name in (NAME, other, third):
+            await cluster.create(A, name)
+        assert (await cluster.push(A, 1, content=b"L" * 8_000_000)).kind is OutcomeKind.COMMITTED
+        await cluster.settle(5)
+        box = cluster[B]
+        assert box.runtime is not None
+        state = await look(cluster, B)
+        assert (state.running, state.repository) == (True, KEY)
+        damage = JournalDamaged(other.key, DamagedPart.VALUE, "met by a vote")
+        box.journal.damaged[other.key, DamagedPart.VALUE, 0] = damage
+        box.store.repositories[str(third)].head = RefName("refs/heads/wrong")
+        async with asyncio.timeout(60):
+            assert (await box.runtime.care.repair(third.key)).actions[-1] == "taken back"
+        await cluster.settle(5)
+        assert not box.journal.damages
+        state = scrub(cluster, B)
+        assert (state.found, state.repaired) == (2, 2)
+        assert (state.running, state.repository, state.repositories, state.run) == (True, KEY, 1, 1), "the pass goes on"
+
+
+@simulated
+async def test_nobody_looks_at_one_repository_twice_at_once() -> None:
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        assert box.runtime is not None
+        verify, looking, most = box.store.verify_objects, 0, 0
+
+        async def looked(name: str) -> Finding | None:
+            nonlocal looking, most
+            looking += 1
+            most = max(most, looking)
+            await asyncio.sleep(5)
+            looking -= 1
+            return await verify(name)
+
+        box.store.verify_objects = looked  # type: ignore[method-assign]
+        box.runtime.care.begin(None)
+        damage = JournalDamaged(KEY, DamagedPart.VALUE, "met by a vote")
+        box.journal.damaged[KEY, DamagedPart.VALUE, 0] = damage
+        await asyncio.gather(box.runtime.care.repair(KEY), box.runtime.care.repair(KEY))
+        await cluster.settle(30)
+        assert most == 1
+        assert not box.journal.damages
+        assert (await box.replica()).stopped == ""
+
+
+@simulated
+async def test_a_pass_over_everything_that_broke_off_is_tried_again_with_patience() -> None:
+    """[damage without a name begins a pass over everything; where that broke off, it began again every second]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        care, asked = cluster[B].journal.care, list[str]()
+
+        async def broken(after: str, limit: int) -> Sequence[RepoId]:
+            asked.append(after)
+            raise StorageError("a test says so")
+
+        keys, care.keys = care.keys, broken  # type: ignore[method-assign]
+        damage = JournalDamaged(None, DamagedPart.INDEX, "a test says so")
+        cluster[B].journal.damaged[None, DamagedPart.INDEX, 0] = damage
+        await cluster.settle(300)
+        assert 3 <= len(asked) <= 6, len(asked)
+        care.keys = keys  # type: ignore[method-assign]
+        await cluster.settle(600)
+        assert not cluster[B].journal.damages
+
+
+@simulated
+async def test_a_repair_ends_where_its_node_begins_to_rejoin_and_is_taken_up_when_it_has() -> None:
+    """[it went on beside the learning of the same repository: wrote its refs, and took back what that had set aside]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        box = cluster[B]
+        assert box.runtime is not None
+        membership, mend, ended = box.runtime.membership, box.store.mend_refs, list[str]()
+
+        async def slow(register: Register) -> None:
+            try:
+                await asyncio.sleep(5)
+                await mend(register)
+            finally:
+                ended.append(box.service.state().waits_for)
+
+        box.store.mend_refs = slow  # type: ignore[method-assign]
+        box.store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        await look(cluster, B, 2)
+        assert (await box.replica()).stopped.startswith("damaged")
+        membership.lose("a test says so")
+        while membership.refusal:  # noqa: ASYNC110  (there is nobody who could tell)
+            await asyncio.sleep(0.01)
+        assert ended == ["its own disk, to write that down"], "before anything is learned"
+        await cluster.settle(60)
+        assert [report.problem for report in scrub(cluster, B).reports] == ["broken off, this node rejoins", ""]
+        assert (await box.replica()).stopped == ""
+        assert box.service.state().problem == ""
