@@ -205,6 +205,7 @@ class Runtime:
         self._spawn(lasting("the keeping of what was seen of peers", self._lives.run))
         self._spawn(lasting("the look at the disk", self._watch_disk))
         self._spawn(lasting("the scrub", self.care.run))
+        self._spawn(lasting("the repairs", self.care.run_mends))
         await self.membership.start()
         self._ready = True
         identity = self._journal.identity

@@ -101,11 +101,6 @@ class Scrub:
         interval_s = self._edges.config.scrub_interval_s
         due_at = self._edges.clock.now() + self._edges.entropy.uniform(interval_s)  # nodes do not all scrub at once
         await self._resume()
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._passes(due_at, interval_s))
-            both.create_task(self._mends())
-
-    async def _passes(self, due_at: float, interval_s: float) -> None:
         while True:
             try:
                 if not self._registry.open:
@@ -122,8 +117,9 @@ class Scrub:
                 log.exception("scrub failed")  # a fault of ours ends this pass, not the scrub
             await self._pause(self._begun)
 
-    async def _mends(self) -> None:
-        """What others met, what is set aside, and what failed before: a pass may take hours, and none of this waits for it."""
+    async def run_mends(self) -> None:
+        """What others met, what is set aside, and what failed before: a pass may take hours, and none of this waits for it. For
+        ever; ends when cancelled."""
         while True:
             try:
                 if self._registry.open:
@@ -133,8 +129,6 @@ class Scrub:
                         await self._guarded(repository)
             except (NodeError, OSError) as error:
                 log.error("scrub broke off", error=str(error))
-            except Exception:
-                log.exception("scrub failed")
             await self._pause(self._wake)
 
     async def _pause(self, wake: asyncio.Event) -> None:
