@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from push import cluster, git, prepare
+from push import cluster, git, prepare, run
 
 from node.command.selfcheck import git_environment
 
@@ -72,7 +72,7 @@ def compare(read: Callable[[str], None], rounds: int) -> dict[str, float]:
 
 def ls_remote(folder: Path, url: str, header: str, protocol: int) -> None:
     command = ["git", "-c", f"protocol.version={protocol}", "-c", f"http.extraHeader={header}", "ls-remote", url]
-    subprocess.run(command, env=git_environment(folder), check=True, stdout=subprocess.DEVNULL, timeout=30)
+    run(command, git_environment(folder), subprocess.DEVNULL)
 
 
 class Rest:
