@@ -64,15 +64,13 @@ def create_app(
         routers.append(RepairRoutes(care).router)
     if rejoins is not None:
         routers.append(RejoinRoutes(rejoins, config).router)
-    if direct is not None:
-        routers.append(Replicate(direct, config).router)
     if isolation is not None:
         routers.append(Drills(isolation, config).router)
     for router in routers:
         app.include_router(router)
     app.state.config = config
     app.state.routers = routers  # FastAPI keeps them wrapped, without their methods; a 405 has to name those
-    app.add_middleware(Edge, smart_http=smart_http)
+    app.add_middleware(Edge, smart_http=smart_http, replicate=None if direct is None else Replicate(direct, config))
     return app
 
 

@@ -21,17 +21,20 @@ from node.protocol.names import NameRefused
 
 log = structlog.get_logger(__name__)
 
+REPLICATE_PATH = "/replicate/"
+
 _SMART_PATH = re.compile(r"/[^/]+/[^/]+\.git(/.*)?", re.DOTALL)
 _HIDDEN = re.compile(rb"[/\\\x00-\x1f\x7f]")
 _HEADER = b"x-request-id"
 
 
 class Edge:
-    """Wraps the REST application; ``smart_http`` is served beside it."""
+    """Wraps the REST application; ``smart_http`` and ``replicate`` are served beside it."""
 
-    def __init__(self, app: ASGIApp, smart_http: ASGIApp | None) -> None:
+    def __init__(self, app: ASGIApp, smart_http: ASGIApp | None, replicate: ASGIApp | None = None) -> None:
         self._rest = app
         self._smart_http = smart_http
+        self._replicate = replicate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,6 +57,9 @@ class Edge:
         check_path(scope)
         if self._smart_http is not None and _SMART_PATH.fullmatch(scope["path"]):
             await self._smart_http(scope, receive, send)
+            return
+        if self._replicate is not None and scope["path"].startswith(REPLICATE_PATH):
+            await self._replicate(scope, receive, send)
             return
         check_accept(scope)
         await self._rest(scope, receive, send)

@@ -2,8 +2,10 @@
 
 The question is sent after the read's request arrived, and its answers are nobody else's. Where the highest accepted record
 carries a change, the read waits for its commit; it asks again meanwhile (a later question is as good), because the change may
-end as "no change". A doubt that lasts is settled by the voters themselves (R1). Peers are asked over direct HTTP, all at once,
-and the first that make a majority are enough: reads go on while a broker is gone, and a slow peer costs nothing.
+end as "no change". A doubt that lasts is settled by the voters themselves (R1). Peers are asked over direct HTTP: as many as
+make a majority, each peer in its turn, and the others too as soon as one fails or is slow (a hedged request: Dean and Barroso,
+"The Tail at Scale", 2013). So reads go on while a broker is gone, cost the cluster no question more than they need, and wait
+for a slow peer no longer than a moment.
 
 Local: what this node has applied, at once. With a version to be reached (the reader has seen it already) either kind waits for
 that, for a stated time. What no majority knows to exist is not waited for: an acknowledged version is known to every majority.
@@ -33,6 +35,9 @@ long. So one read asks about 13 times in 5 seconds, and 35 times in a minute."""
 
 BUDGET_PAUSE_S = 2.0
 """Instead, while the retry budget is spent."""
+
+HEDGE_S = 0.01
+"""How long the first peers are waited for before the others are asked as well: several times what an answer takes."""
 
 LATE_MAX = 256
 """Answers that nobody waits for any more, and that are let come in: to hang up would cost the connection they come on."""
@@ -64,6 +69,7 @@ class Reader:
         self._doubt_s = doubt_s
         self._may_repeat = may_repeat
         self._late: set[asyncio.Task[Status | None]] = set()
+        self._turn = 0
 
     async def close(self) -> None:
         """End what nobody waits for."""
@@ -143,16 +149,24 @@ class Reader:
         return ReadUnavailable(f"a linearizable read needs {needed} voters; no answer from {silent}")
 
     async def _gather(self, replica: Replica, peers: list[NodeId]) -> dict[NodeId, Status]:
-        """The own answer, and those of ``peers``: all are asked at once, the first that make a majority are enough. Fewer
-        when all have answered or failed. What a newer incarnation makes worthless does not count (R4)."""
+        """The own answer, and those of ``peers`` that come first, until they make a majority. Fewer when all have answered or
+        failed. What a newer incarnation makes worthless does not count (R4)."""
         voters, own = replica.register.voters, replica.status()
         heard = {self._me: own} if self._counts(replica) else {}
-        asked = {asyncio.create_task(self._ask(peer, replica)): peer for peer in peers}
-        waiting: set[asyncio.Task[Status | None]] = set(asked)
         answers = fresh(heard, own.incarnations)
+        asked: dict[asyncio.Task[Status | None], NodeId] = {}
+        waiting: set[asyncio.Task[Status | None]] = set()
+        left, hedge_at = self._in_turn(peers), self._clock.now() + HEDGE_S
         try:
-            while waiting and len(answers) < voters.majority:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            while (missing := voters.majority - len(answers)) > 0 and (waiting or left):
+                if left and (missing > len(waiting) or self._clock.now() >= hedge_at):
+                    count = len(left) if asked else missing
+                    asking = {asyncio.create_task(self._ask(peer, replica)): peer for peer in left[:count]}
+                    left = left[count:]
+                    asked |= asking
+                    waiting |= asking.keys()
+                wait_s = max(0.0, hedge_at - self._clock.now()) if left else None
+                done, waiting = await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     status = task.result()
                     if status is not None and status.voters == voters.digest:
@@ -161,6 +175,12 @@ class Reader:
         finally:
             self._let_come(waiting)
         return answers
+
+    def _in_turn(self, peers: list[NodeId]) -> list[NodeId]:
+        """Another one first each time: no peer answers all of this node's reads."""
+        self._turn += 1
+        first = self._turn % len(peers) if peers else 0
+        return peers[first:] + peers[:first]
 
     def _let_come(self, tasks: Iterable[asyncio.Task[Status | None]]) -> None:
         for task in tasks:
