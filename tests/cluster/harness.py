@@ -497,10 +497,14 @@ class Cluster:
         """What should be gone when nothing is under way: quarantines, trash, temporary files, downloads. What was staged for
         a change that is applied by now is kept for a minute on purpose (node/storage/payloads.py)."""
         data = self.home / f"node-{node}" / "data"
-        names = [".quarantine", ".trash", *([".stage"] if stage else [])]
-        found = [path for name in names for path in (data / name).rglob("*") if path.is_file()]
-        found += [path for path in data.rglob("*") if path.name.startswith("tmp_") or path.name.endswith((".lock", ".part"))]
-        return {str(path.relative_to(data)) for path in found} - {".lock"}
+        places = {".quarantine", ".trash", *([".stage"] if stage else [])}
+        found = set()
+        for folder, folders, files in os.walk(data):  # not rglob: the node works, and a folder that vanishes meanwhile is fine
+            here = Path(folder).relative_to(data)
+            unfinished = [name for name in (*folders, *files) if name.startswith("tmp_") or name.endswith((".lock", ".part"))]
+            in_place = bool(here.parts) and here.parts[0] in places
+            found |= {str(here / name) for name in (*unfinished, *(files if in_place else ()))}
+        return found - {".lock"}
 
     @contextmanager
     def leaving_nothing(self, *, stage: bool = True, timeout_s: float = 5.0) -> Iterator[None]:
