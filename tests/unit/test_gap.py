@@ -84,8 +84,10 @@ async def test_while_nobody_has_them_nothing_after_it_is_served() -> None:
         assert await cluster.main(B) == 2
 
 
+@pytest.mark.parametrize("update_first", [False, True])
 @simulated
-async def test_a_deletion_ends_the_search_for_what_nobody_has() -> None:
+async def test_a_deletion_ends_the_search_for_what_nobody_has(update_first: bool) -> None:
+    """[a deletion behind another change did not]"""
     async with Cluster(**FAST) as cluster:
         await gapped(cluster)
         for node in (A, C):
@@ -93,22 +95,8 @@ async def test_a_deletion_ends_the_search_for_what_nobody_has() -> None:
             cluster[node].store.staged.clear()
         await cluster[B].start()
         await cluster.settle(1)
-        assert (await cluster.delete(A)).kind is COMMITTED
-        await cluster.create(A)
-        await cluster.settle(20)
-        assert len(await cluster.positions()) == 1
-
-
-@simulated
-async def test_a_deletion_ends_it_also_when_it_does_not_come_next() -> None:
-    async with Cluster(**FAST) as cluster:
-        await gapped(cluster)
-        for node in (A, C):
-            cluster[node].store.repositories[str(NAME)].packs.clear()
-            cluster[node].store.staged.clear()
-        await cluster[B].start()
-        await cluster.settle(1)
-        assert (await cluster.push(A, 2, 1, content=b"small")).kind is COMMITTED
+        if update_first:
+            assert (await cluster.push(A, 2, 1, content=b"small")).kind is COMMITTED
         assert (await cluster.delete(A)).kind is COMMITTED
         await cluster.create(A)
         await cluster.settle(60)
