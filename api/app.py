@@ -1,9 +1,10 @@
-"""The application: REST routes in FastAPI, smart HTTP beside them, the edge around both. Built once, by the composition root.
+"""The application: REST routes in FastAPI, git and the peers beside it, an edge around each. Built once, by the composition root.
 
 What is switched off, and why: FastAPI's own documentation pages (they load scripts from elsewhere), its redirects for
 trailing slashes (a git URL must not be bent), its telemetry (nobody reads it, and it costs on every request).
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi
 from api.drills import Drills
@@ -21,6 +22,7 @@ from api.health import HealthRoutes
 from api.problems import Problem, problem
 from api.rejoin import RejoinRoutes
 from api.repair import RepairRoutes
+from api.replicate import PATH as REPLICATE_PATH
 from api.replicate import Replicate
 from api.repos import Repositories
 from api.transactions import Transactions
@@ -35,6 +37,8 @@ VERSION = "1.0.0"
 """Of the API, not of the program."""
 
 ERRORS_SHOWN_MAX = 8
+
+_SMART_PATH = re.compile(r"/[^/]+/[^/]+\.git(/.*)?", re.DOTALL)
 
 
 def create_app(
@@ -58,7 +62,7 @@ def create_app(
         finally:
             await sampler.stop()
 
-    app = _Application(lifespan)
+    app = _Application(lifespan, smart_http, None if direct is None else Replicate(direct, config))
     routers = [HealthRoutes(service, sampler).router, Repositories(service, config).router, Transactions(service).router]
     if care is not None:
         routers.append(RepairRoutes(care).router)
@@ -70,14 +74,17 @@ def create_app(
         app.include_router(router)
     app.state.config = config
     app.state.routers = routers  # FastAPI keeps them wrapped, without their methods; a 405 has to name those
-    app.add_middleware(Edge, smart_http=smart_http, replicate=None if direct is None else Replicate(direct, config))
+    app.add_middleware(Edge, rest=True)
     return app
 
 
 class _Application(FastAPI):
-    """FastAPI with problem documents for everything it refuses by itself."""
+    """FastAPI with problem documents for everything it refuses by itself. ``smart_http`` and ``replicate`` are served beside
+    it: what it does with a request costs more than all that is done for a peer's question."""
 
-    def __init__(self, lifespan: Any) -> None:
+    def __init__(self, lifespan: Any, smart_http: ASGIApp | None, replicate: ASGIApp | None) -> None:
+        self._smart_http = None if smart_http is None else Edge(smart_http)
+        self._replicate = None if replicate is None else Edge(replicate)
         super().__init__(
             title="gitquorum",
             version=VERSION,
@@ -93,6 +100,14 @@ class _Application(FastAPI):
                 RequestValidationError: _explain_validation,
             },
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if self._smart_http is not None and _SMART_PATH.fullmatch(scope["path"]):
+                return await self._smart_http(scope, receive, send)
+            if self._replicate is not None and scope["path"].startswith(REPLICATE_PATH):
+                return await self._replicate(scope, receive, send)
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         return openapi.document(self)

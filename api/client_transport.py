@@ -4,6 +4,9 @@ asyncio's transport has three habits that a public server cannot afford. ``close
 send a reset, which destroys the answer on its way to the client (RFC 9112, 9.6 asks servers to linger). ``close`` with unsent
 output waits for the client for ever. And so does a paused write. This wrapper keeps a deadline for each; ``overdue`` is asked
 by the one sweep over all connections (``connection.Crowd``), so that no timer has to be made or cancelled per request.
+
+And it corks: uvicorn writes an answer's head and its body one after the other, which is two system calls here, two packets
+without Nagle's delay, and for a client that waits two awakenings (a quarter of what a question between nodes took).
 """
 
 import asyncio
@@ -24,13 +27,25 @@ class ClientTransport(asyncio.Transport):
         self._close_by: float | None = None
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
+        self._corked: bytes | None = None
         self.expects_input = False
         """Whether the client may still be sending: then closing lingers."""
+
+    def cork(self) -> None:
+        """Keep the next write, the head of an answer, for the one that follows it."""
+        self._corked = b""
+
+    def uncork(self) -> None:
+        """No more is coming that the head should wait for."""
+        head, self._corked = self._corked, None
+        if head:
+            self._inner.write(head)
 
     def close(self) -> None:
         """Stop: at once for the caller (``is_closing``), patiently for the client."""
         if self._close_by is not None:
             return
+        self.uncork()
         now = self._loop.time()
         if not self.expects_input:
             self._close_by = now + self._limits.write_stall_s
@@ -44,7 +59,17 @@ class ClientTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self._close_by = self._close_by or self._loop.time()
+        self._corked = None
         self._inner.abort()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._corked is None:
+            self._inner.write(data)
+        elif not self._corked:
+            self._corked = bytes(data)
+        else:
+            head, self._corked = self._corked, None
+            self._inner.writelines((head, data))
 
     def drop(self, size: int) -> None:
         """Input that nobody wants came in while lingering."""
@@ -81,9 +106,6 @@ class ClientTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._close_by is not None or self._inner.is_closing()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._inner.write(data)
 
     def pause_reading(self) -> None:
         self._inner.pause_reading()

@@ -230,8 +230,8 @@ class Connection(HttpToolsProtocol):
             self._enter(Phase.IDLE)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        """Between uvicorn and the application: note when the application waits for the client, and close after answers
-        to requests that were not read to their end."""
+        """Between uvicorn and the application: note when the application waits for the client, send an answer's head with the
+        first of its body, and close after answers to requests that were not read to their end."""
 
         async def watched_receive() -> Any:
             self._waiting_since = self.loop.time()
@@ -243,8 +243,13 @@ class Connection(HttpToolsProtocol):
                     self._waiting_since = None
 
         async def watched_send(message: Any) -> None:
-            if message["type"] == "http.response.start" and self._phase is not Phase.ANSWER:
+            if message["type"] != "http.response.start":
+                await send(message)
+                self.transport.uncork()
+                return
+            if self._phase is not Phase.ANSWER:
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            self.transport.cork()
             await send(message)
 
         await self._served_app(scope, watched_receive, watched_send)

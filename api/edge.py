@@ -1,4 +1,4 @@
-"""The outermost middleware, pure ASGI: request ids, the door to smart HTTP, and the last word on every failure.
+"""The outermost middleware of every application part, pure ASGI: request ids, and the last word on every failure.
 
 Everything that is answered passes here once, so here every answer gets its ``X-Request-Id``, and here whatever an
 application part raised becomes a problem document. No ``BaseHTTPMiddleware``: it buffers and breaks streaming. What is below
@@ -21,48 +21,36 @@ from node.protocol.names import NameRefused
 
 log = structlog.get_logger(__name__)
 
-REPLICATE_PATH = "/replicate/"
-
-_SMART_PATH = re.compile(r"/[^/]+/[^/]+\.git(/.*)?", re.DOTALL)
 _HIDDEN = re.compile(rb"[/\\\x00-\x1f\x7f]")
 _HEADER = b"x-request-id"
 
 
 class Edge:
-    """Wraps the REST application; ``smart_http`` and ``replicate`` are served beside it."""
+    """Wraps one application; ``rest``: one that answers in JSON only, and refuses who accepts none."""
 
-    def __init__(self, app: ASGIApp, smart_http: ASGIApp | None, replicate: ASGIApp | None = None) -> None:
-        self._rest = app
-        self._smart_http = smart_http
-        self._replicate = replicate
+    def __init__(self, app: ASGIApp, *, rest: bool = False) -> None:
+        self._app = app
+        self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._rest(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         request_id = request_id_of(scope["headers"])
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         answer = _Answer(send, request_id)
         try:
-            await self._serve(scope, receive, answer)
+            check_path(scope)
+            if self._rest:
+                check_accept(scope)
+            await self._app(scope, receive, answer)
         except ClientDisconnect:
             log.debug("client left", path=scope["path"], request_id=request_id)
         except Exception as error:
             if answer.started:
                 raise  # half an answer is out: uvicorn logs, and cuts the connection
             await self._explain(error, scope, receive, answer)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        check_path(scope)
-        if self._smart_http is not None and _SMART_PATH.fullmatch(scope["path"]):
-            await self._smart_http(scope, receive, send)
-            return
-        if self._replicate is not None and scope["path"].startswith(REPLICATE_PATH):
-            await self._replicate(scope, receive, send)
-            return
-        check_accept(scope)
-        await self._rest(scope, receive, send)
 
     async def _explain(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         what = as_problem(error)

@@ -261,7 +261,7 @@ async def test_a_failure_in_smart_http_is_a_500_without_a_traceback() -> None:
     async def smart_http(scope: Any, receive: Any, send: Any) -> None:
         raise ValueError("secret")
 
-    answer = await ask(Edge(smart_http, smart_http), "GET", "/a/b.git/info/refs")
+    answer = await ask(Edge(smart_http), "GET", "/a/b.git/info/refs")
     assert (answer.status, answer.json["type"]) == (500, "/problems/internal-error")
     assert b"secret" not in answer.body
 
@@ -272,7 +272,7 @@ async def test_a_failure_after_the_answer_began_is_left_to_the_server_to_cut() -
         raise ValueError("half way")
 
     with pytest.raises(ValueError, match="half way"):
-        await ask(Edge(smart_http, smart_http), "GET", "/a/b.git/info/refs")
+        await ask(Edge(smart_http), "GET", "/a/b.git/info/refs")
 
 
 class FakeDirect:
