@@ -1,4 +1,4 @@
-"""The application: REST routes in FastAPI, git and the peers beside it, an edge around each. Built once, by the composition root.
+"""The application: REST routes in FastAPI, git and peers beside it, an edge around each. Built once, by the composition root.
 
 What is switched off, and why: FastAPI's own documentation pages (they load scripts from elsewhere), its redirects for
 trailing slashes (a git URL must not be bent), its telemetry (nobody reads it, and it costs on every request).

@@ -3,18 +3,18 @@
 ``HttpPeers`` carries questions, staging and packs whatever the transport is; ``DirectTransport`` adds claim, prepare, abort
 and commit for a cluster without a broker. The serving half is ``direct_server.py``, behind the front end's one port.
 
-Keep-alive connections, two pools of them: the bulk kinds take long, and must not keep a ping or a prepare waiting for a
+Keep-alive connections, several pools of them: the bulk kinds take long, and must not keep a ping or a prepare waiting for a
 connection. Every message is safe to repeat, so one that met a connection which the peer was just closing is sent again, once.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from io import BytesIO
 from typing import cast
 
 import aiohttp
 
 from broker.codec import Codec, EnvelopeRefused, Sealed
+from broker.http_exchange import IDLE_S, REFUSAL_BYTES_MAX, Dropped, HttpPeer, Malformed, Unreachable
 from broker.kinds import BY_WORD
 from node.ports.errors import NoAnswer, PeerUnreachable
 from node.ports.transport import Handler
@@ -27,12 +27,9 @@ BULK_CONNECTIONS_PER_PEER = 16
 CONNECT_TIMEOUT_S = 2.0
 TURN_S = 60.0
 """How long a fetch waits for one of the peer's connections, all of which may be carrying packs."""
-IDLE_S = 4.0
-"""How long an idle connection is kept; shorter than uvicorn keeps it (5 s), so that seldom both ends decide at once."""
 CHUNK_BYTES = 256 * 1024
 
-_BULK = frozenset(("stage", "history", "fetch"))
-_REFUSAL_BYTES_MAX = 4096
+_BULK = frozenset(("stage", "history"))
 
 
 class HttpPeers:
@@ -44,7 +41,9 @@ class HttpPeers:
         self._may_repeat = may_repeat
         self.codec = codec
         self._urls = {node: url.rstrip("/") for node, url in urls.items() if node != codec.me}
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._quick = {node: HttpPeer(url, CONNECTIONS_PER_PEER) for node, url in self._urls.items()}
+        self._bulk = {node: HttpPeer(url, BULK_CONNECTIONS_PER_PEER) for node, url in self._urls.items()}
+        self._session: aiohttp.ClientSession | None = None
         self._outstanding = 0
         self._stopped = False
 
@@ -76,9 +75,9 @@ class HttpPeers:
         size = message.pack.index_size_bytes if message.index else message.pack.size_bytes
         wanted = size - message.offset
         try:
-            async with self._request(sealed, stall_s) as response:
+            async with self._stream(sealed, stall_s) as response:
                 if response.status != 200:
-                    raise await _refusal(sealed, response)
+                    raise _refusal(sealed, response.status, await response.content.read(REFUSAL_BYTES_MAX))
                 async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                     wanted -= len(chunk)
                     if wanted < 0:
@@ -91,9 +90,10 @@ class HttpPeers:
 
     async def stop(self) -> None:
         self._stopped = True
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        for peer in (*self._quick.values(), *self._bulk.values()):
+            await peer.stop()
+        if self._session is not None:
+            await self._session.close()
 
     # ------------------------------------------------------------ one request
 
@@ -109,41 +109,31 @@ class HttpPeers:
         except EnvelopeRefused as refusal:
             raise PeerUnreachable(str(refusal)) from refusal
 
-    def _request(self, sealed: Sealed, stall_s: float | None = None) -> "aiohttp.client._RequestContextManager":
-        url = f"{self._urls[sealed.receiver]}/replicate/{sealed.kind.word}"
-        turn_s = None if stall_s is None else TURN_S  # other requests have one limit for everything (``exchange``)
-        timeout = aiohttp.ClientTimeout(total=None, connect=turn_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s)
-        session = self._session(sealed.kind.word in _BULK)
-        headers = {"Content-Type": "application/json"}
-        # Large ones as a file: aiohttp then writes them piece by piece, and lets the loop run in between.
-        data = BytesIO(sealed.data) if len(sealed.data) > CHUNK_BYTES else sealed.data
-        return session.post(url, data=data, headers=headers, timeout=timeout, allow_redirects=False)
-
     async def _post(self, sealed: Sealed) -> bytes:
         try:
             return await self._post_once(sealed)
-        except aiohttp.ClientConnectorError as error:
-            raise _mapped(sealed.receiver, error) from error
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # most likely an idle connection that the peer was just closing
-            if not self._may_repeat():
-                raise _mapped(sealed.receiver, error) from error
-        except aiohttp.ClientError as error:
-            raise _mapped(sealed.receiver, error) from error
+        except Dropped as error:
+            # Most likely an idle connection that the peer was just closing.
+            if not error.silent or not self._may_repeat():
+                raise NoAnswer(f"{sealed.receiver} did not answer: {error}") from error
         try:
             return await self._post_once(sealed)
-        except (aiohttp.ClientError, PeerUnreachable) as error:
+        except (Dropped, PeerUnreachable) as error:
             # The first one may have been taken, whatever became of the second.
-            raise NoAnswer(f"{sealed.receiver} closed the connection, then: {error or type(error).__name__}") from error
+            raise NoAnswer(f"{sealed.receiver} closed the connection, then: {error}") from error
 
     async def _post_once(self, sealed: Sealed) -> bytes:
-        async with self._request(sealed) as response:
-            if response.status != 200:
-                raise await _refusal(sealed, response)
-            limit = max(BY_WORD[word].bytes_max for word in sealed.kind.answers)
-            data = await _read(response, limit)
-        if len(data) > limit:
-            raise NoAnswer(f"{sealed.receiver} answered with more than {limit} bytes")
+        pool = self._bulk if sealed.kind.word in _BULK else self._quick
+        limit = max(BY_WORD[word].bytes_max for word in sealed.kind.answers)
+        path = f"/replicate/{sealed.kind.word}"
+        try:
+            status, data = await pool[sealed.receiver].post(path, sealed.data, answer_bytes_max=limit)
+        except Unreachable as error:
+            raise PeerUnreachable(f"{sealed.receiver} cannot be reached: {error}") from error
+        except Malformed as error:
+            raise NoAnswer(f"{sealed.receiver} did not answer as it should: {error}") from error
+        if status != 200:
+            raise _refusal(sealed, status, data)
         return data
 
     def _open(self, sealed: Sealed, data: bytes) -> Message:
@@ -166,17 +156,18 @@ class HttpPeers:
             raise NoAnswer(f"the answer of {sealed.receiver} was refused: {wrong}")
         return opened.message
 
-    def _session(self, bulk: bool) -> aiohttp.ClientSession:
-        """Made at first use: aiohttp wants to be built inside the loop that it works on."""
-        if bulk not in self._sessions:
-            per_peer = BULK_CONNECTIONS_PER_PEER if bulk else CONNECTIONS_PER_PEER
+    def _stream(self, sealed: Sealed, stall_s: float) -> "aiohttp.client._RequestContextManager":
+        if self._session is None:  # aiohttp wants to be built inside the loop that it works on
             connector = aiohttp.TCPConnector(
-                limit=per_peer * max(1, len(self._urls)), limit_per_host=per_peer, keepalive_timeout=IDLE_S
+                limit=BULK_CONNECTIONS_PER_PEER * max(1, len(self._urls)),
+                limit_per_host=BULK_CONNECTIONS_PER_PEER,
+                keepalive_timeout=IDLE_S,
             )
-            self._sessions[bulk] = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-            )
-        return self._sessions[bulk]
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        url = f"{self._urls[sealed.receiver]}/replicate/{sealed.kind.word}"
+        timeout = aiohttp.ClientTimeout(total=None, connect=TURN_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s)
+        headers = {"Content-Type": "application/json"}
+        return self._session.post(url, data=sealed.data, headers=headers, timeout=timeout, allow_redirects=False)
 
 
 class DirectTransport:
@@ -214,21 +205,10 @@ class DirectTransport:
         return cast(TransportReply, await self._peers.exchange(to, message, timeout_s=timeout_s))
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or the first bytes of one that is too long."""
-    data = bytearray()
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > limit:
-            break
-    return bytes(data)
-
-
-async def _refusal(sealed: Sealed, response: aiohttp.ClientResponse) -> PeerUnreachable | NoAnswer:
+def _refusal(sealed: Sealed, status: int, body: bytes) -> PeerUnreachable | NoAnswer:
     """4xx and 503 say that the peer did not take it; of any other status nothing certain is known."""
-    text = (await _read(response, _REFUSAL_BYTES_MAX)).decode(errors="replace")[:300]
-    said = f"{sealed.receiver} refused a {sealed.kind.word}: {response.status} {text}"
-    certain = 400 <= response.status < 500 or response.status == 503
+    said = f"{sealed.receiver} refused a {sealed.kind.word}: {status} {body.decode(errors='replace')[:300]}"
+    certain = 400 <= status < 500 or status == 503
     return PeerUnreachable(said) if certain else NoAnswer(said)
 
 

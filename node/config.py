@@ -24,6 +24,13 @@ def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{value!r} is not an http:// or https:// URL")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("the URL of a node has no user, no query and no fragment: it is shown to everybody")
+    try:
+        parts.netloc.encode("idna")
+        parts.port  # noqa: B018  # raises
+    except ValueError as error:
+        raise ValueError(f"{value!r} cannot be connected to: {error}") from error
     return value.rstrip("/")
 
 

@@ -42,6 +42,9 @@ def test_paths_are_relative_to_the_file_and_fault_points_have_names(tmp_path: Pa
         ("prot = 3", "prot: Extra inputs are not permitted"),
         ("port = [", "is not TOML"),
         ('public_url = "git.example.org"', "is not an http:// or https:// URL"),
+        ('public_url = "http://user:secret@git.example.org"', "no user, no query and no fragment"),
+        ('public_url = "http://git.example.org:99999"', "cannot be connected to: Port out of range"),
+        ('public_url = "http://git..example.org"', "cannot be connected to"),
         ("suspect_after_s = 0.1", "suspect_after_s must be longer than heartbeat_s"),
     ],
 )

@@ -188,14 +188,61 @@ async def test_well_framed_requests_share_a_connection(server: Server) -> None:
     client.writer.close()
 
 
-async def test_answers_do_not_wait_for_delayed_acknowledgements(server: Server) -> None:
+async def test_head_and_body_of_an_answer_leave_in_one_write(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One system call, one packet, one awakening of whoever waits for it."""
     client = await server.connect()
-    began = time.monotonic()
-    for _ in range(50):
+    transport = type(client.writer.transport)  # the server's are of the same kind
+    plain, alone = transport.write, []
+
+    def write(self: Any, data: Any) -> None:
+        alone.extend([data] if bytes(data).startswith(b"HTTP/1.1 ") and bytes(data).endswith(b"\r\n\r\n") else [])
+        plain(self, data)
+
+    monkeypatch.setattr(transport, "write", write)
+    for _ in range(3):
         await client.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
-        await client.answer()
-    assert time.monotonic() - began < 1.5  # 2.2 s when TCP_NODELAY is not set
+        assert (await client.answer())[0] == 200
     client.writer.close()
+    assert not alone
+
+
+async def test_a_head_without_a_body_is_not_kept_back(server: Server) -> None:
+    client = await server.connect()
+    for _ in range(2):
+        await client.send(b"HEAD /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(8):
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+    client.writer.close()
+
+
+async def test_an_application_that_fails_after_the_head_leaves_the_client_the_head_and_an_end(tmp_path: Path) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await lifespan(receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+        raise ValueError("half way")
+
+    async with serving(tmp_path, app=failing) as server:
+        status, received = await server.say(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (status, received[-4:]) == (200, b"\r\n\r\n")
+
+
+async def test_answers_in_pieces_do_not_wait_for_delayed_acknowledgements(tmp_path: Path) -> None:
+    async def pieces(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await lifespan(receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
+
+    async with serving(tmp_path, app=pieces) as server:
+        client = await server.connect()
+        began = time.monotonic()
+        for _ in range(50):
+            await client.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await client.answer())[1].endswith(b"onetwo")
+        assert time.monotonic() - began < 1.5  # 2.2 s when TCP_NODELAY is not set
+        client.writer.close()
 
 
 async def test_a_request_in_single_bytes_is_understood(server: Server) -> None:
