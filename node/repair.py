@@ -198,8 +198,10 @@ class Repair:
         asked_for = known.startswith(INTERNAL) and loaded.stopped.startswith(INTERNAL)
         if loaded.stopped and not loaded.stopped.startswith(DAMAGED) and not asked_for:
             raise Unrepaired(f"repaired, but it was set aside before: {loaded.stopped}")
-        await journal.care.resume_voting(repository)
+        left = await journal.care.resume_voting(repository, loaded.stopped)
         replica = await self._registry.reload(repository, "this replica was repaired")
+        if left or replica.stopped:
+            raise Unrepaired(f"repaired, but it was set aside meanwhile: {left or replica.stopped}")
         actions.append("taken back")
         self._edges.alarms(repository, "")
         for peer in self._peers(replica.register):

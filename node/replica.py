@@ -124,6 +124,8 @@ class Replica:
         self._answers: dict[TxnId, asyncio.Future[Outcome]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._alarms: set[asyncio.Task[None]] = set()
+        """Reasons on their way to the journal; what ends this object does not end them."""
         self._closed = False
         self._broken: list[Voter | Coordinator] = []
         self._settling = False
@@ -279,7 +281,7 @@ class Replica:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._alarms, return_exceptions=True)
         for txn, answer in self._answers.items():
             if not answer.done():
                 answer.set_result(self._unknown(txn, reason))
@@ -374,13 +376,14 @@ class Replica:
             case Note(reason):
                 log.debug("nothing done", repository=self.repository, reason=reason)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], *, alarm: bool = False) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        (self._alarms if alarm else self._tasks).add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._alarms.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", repository=self.repository, exc_info=error)
 
@@ -627,9 +630,11 @@ class Replica:
     def _alarm(self, reason: str, *, stop: bool, until_restart: bool = False) -> None:
         log.error("alarm", repository=self.repository, reason=reason, stops_voting=stop)
         self._edges.alarms(self.repository, reason)
-        if stop and not self.stopped:
+        if not stop:
+            return
+        if not until_restart:  # also of a replica that is set aside: a repair ends what it knew of, and not this
+            self._spawn(self._edges.journal.stop_voting(self.repository, reason), alarm=True)
+        if not self.stopped:
             self.stopped = reason
             self._feed_both(SetAside(reason))
             self._applier.stop()
-            if not until_restart:
-                self._spawn(self._edges.journal.stop_voting(self.repository, reason))

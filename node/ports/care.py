@@ -67,6 +67,7 @@ class JournalCare(Protocol):
 
     async def drop_pack(self, sha256: Digest) -> None: ...
 
-    async def resume_voting(self, repository: RepoId) -> None:
-        """The replica is repaired: ``Journal.stop_voting`` undone."""
+    async def resume_voting(self, repository: RepoId, reason: str) -> str:
+        """The replica is repaired: ``Journal.stop_voting`` for ``reason`` undone. Not for another one, which came meanwhile;
+        returns what it is still set aside for, empty: nothing."""
         ...

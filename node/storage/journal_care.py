@@ -70,5 +70,6 @@ class SqliteCare:
     async def drop_pack(self, sha256: Digest) -> None:
         await self._submit(lambda db: mend.drop_pack(db, sha256))
 
-    async def resume_voting(self, repository: RepoId) -> None:
-        await self._submit(lambda db: mend.resume_voting(db, repository))
+    async def resume_voting(self, repository: RepoId, reason: str) -> str:
+        left: str = await self._submit(lambda db: mend.resume_voting(db, repository, reason))
+        return left

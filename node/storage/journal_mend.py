@@ -34,11 +34,14 @@ def reindex(db: sqlite3.Connection) -> None:
     db.execute("REINDEX")
 
 
-def resume_voting(db: sqlite3.Connection, repository: RepoId) -> None:
-    """The replica is repaired."""
+def resume_voting(db: sqlite3.Connection, repository: RepoId, reason: str) -> str:
+    """The replica is repaired, if it is still ``reason`` for which it is set aside."""
     row, _ = read_row(db, repository)
-    if row is not None and row.stopped:
+    if row is None or row.stopped != reason:
+        return row.stopped if row else ""
+    if reason:
         write_row(db, row._replace(stopped=""))
+    return ""
 
 
 def mend_history(db: sqlite3.Connection, entry: HistoryEntry) -> None:

@@ -67,9 +67,12 @@ class MemoryCare:
     async def drop_pack(self, sha256: Digest) -> None:
         return None
 
-    async def resume_voting(self, repository: RepoId) -> None:
-        if row := self._journal._rows.get(repository):
-            row.stopped = ""
+    async def resume_voting(self, repository: RepoId, reason: str) -> str:
+        row = self._journal._rows.get(repository)
+        if row is None or row.stopped != reason:
+            return row.stopped if row else ""
+        row.stopped = ""
+        return ""
 
     def _mend(self, repository: RepoId, *parts: DamagedPart) -> None:
         for damage in self._journal.damages:

@@ -42,6 +42,17 @@ async def test_who_is_set_aside_is_found_by_how_the_reason_begins(journal: Sqlit
     assert await journal.care.set_aside("damaged") == []
 
 
+async def test_only_what_a_replica_was_known_to_be_set_aside_for_is_ended(journal: SqliteJournal) -> None:
+    assert await journal.care.resume_voting(REPO, "") == ""
+    await journal.stop_voting(REPO, "damaged: a pack")
+    assert await journal.care.resume_voting(REPO, "") == "damaged: a pack"
+    await journal.stop_voting(REPO, "version 2 has two digests")
+    assert await journal.care.resume_voting(REPO, "damaged: a pack") == "version 2 has two digests"
+    assert (await journal.load(REPO, MEMBERS)).stopped == "version 2 has two digests"
+    assert await journal.care.resume_voting(REPO, "version 2 has two digests") == ""
+    assert (await journal.load(REPO, MEMBERS)).stopped == ""
+
+
 async def found(journal: SqliteJournal) -> list[tuple[DamagedPart, int]]:
     damages, more = await journal.care.verify(REPO, 0)
     assert more is None

@@ -171,6 +171,34 @@ async def test_an_alarm_about_history_is_not_cleared_by_a_repair() -> None:
         assert (await cluster[B].replica()).stopped == "version 2 has two digests"
 
 
+@simulated
+async def test_an_alarm_about_history_that_comes_in_the_last_moment_of_a_repair_is_not_cleared_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """[it was cleared together with the reason that the repair knew of]"""
+    async with Cluster(**FAST) as cluster:
+        await pushed(cluster)
+        journal = cluster[B].journal
+        plain = journal.flush
+
+        async def flush() -> None:
+            """The last await before the replica is taken back."""
+            await plain()
+            runtime = cluster[B].runtime
+            if journal._rows[KEY].stopped and runtime and (replica := runtime._registry.peek(KEY)):
+                replica.alarm("version 2 has two digests", stop=True)
+
+        monkeypatch.setattr(journal, "flush", flush)
+        cluster[B].store.repositories[str(NAME)].refs[MAIN] = Oid("f" * 40)
+        state = await look(cluster, B)
+        assert state.repaired == 0
+        assert "set aside meanwhile: version 2 has two digests" in state.reports[0].problem
+        await cluster[B].crash()
+        monkeypatch.undo()
+        await cluster[B].start()
+        assert (await cluster[B].replica()).stopped == "version 2 has two digests"
+
+
 @pytest.mark.parametrize(
     "part",
     [DamagedPart.HISTORY, DamagedPart.CERTIFICATE, DamagedPart.VALUE, DamagedPart.REFS, DamagedPart.INDEX],
@@ -330,7 +358,8 @@ async def test_a_dry_run_says_what_a_repair_would_come_to() -> None:
         assert (await care.examine(KEY)) == RepairPlan((), "")
         await box.journal.stop_voting(KEY, "version 2 has two digests")
         assert "no repair ends: version 2 has two digests" in (await care.examine(KEY)).would
-        await box.journal.care.resume_voting(KEY)
+        assert await box.journal.care.resume_voting(KEY, "damaged: found before") == "version 2 has two digests"
+        assert await box.journal.care.resume_voting(KEY, "version 2 has two digests") == ""
         await box.journal.stop_voting(KEY, "damaged: found before")
         assert "would be taken back" in (await care.examine(KEY)).would
         box.store.repositories[str(NAME)].refs.clear()
