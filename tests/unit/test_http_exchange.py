@@ -1,10 +1,18 @@
 """One exchange over a kept connection, against a server whose every byte a test decides."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from broker import http_exchange
 from broker.http_exchange import OVERHEAD_BYTES_MAX, REFUSAL_BYTES_MAX, Dropped, HttpPeer, Malformed, Unreachable
@@ -216,6 +224,53 @@ async def test_a_large_request_that_is_refused_at_once_is_not_sent_to_its_end() 
         assert not peer._idle
         over.set()
     assert read < 1024
+
+
+def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's context for ``localhost``, and the certificate that vouches for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, SHA256())
+    )
+    public, private = folder / "cert.pem", folder / "key.pem"
+    public.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    return context, public
+
+
+async def test_a_peer_behind_tls_is_asked_if_its_certificate_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, certificate = certified(tmp_path)
+    answering = Server(OK)
+    server = await asyncio.start_server(answering, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    stranger = HttpPeer(f"https://localhost:{port}", 1)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    trusted, otherwise_named = HttpPeer(f"https://localhost:{port}", 1), HttpPeer(f"https://127.0.0.1:{port}", 1)
+    try:
+        async with asyncio.timeout(10):
+            assert [await post(trusted), await post(trusted)] == [(200, b"yes")] * 2
+            for refused in (stranger, otherwise_named):
+                with pytest.raises(Unreachable, match="certificate verify failed"):
+                    await post(refused)
+        assert len(answering.requests) == 2
+    finally:
+        for peer in (stranger, trusted, otherwise_named):
+            await peer.stop()
+        server.close()
+        await server.wait_closed()
 
 
 async def test_stopping_ends_what_is_under_way_and_lets_nothing_begin() -> None:
