@@ -155,6 +155,7 @@ class _Connection(asyncio.Protocol):
                 await self._send(head, body)
             return await self._answer
         except BaseException:
+            self._answer.cancel()  # nobody waits for how it ends
             self.cut()
             raise
 

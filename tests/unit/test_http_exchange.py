@@ -1,6 +1,7 @@
 """One exchange over a kept connection, against a server whose every byte a test decides."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -187,6 +188,24 @@ async def test_a_cancelled_exchange_takes_its_connection_with_it() -> None:
                 await post(peer)
         assert await post(peer) == (200, b"yes")
     assert server.connections == 2
+
+
+async def test_a_large_request_that_is_cancelled_leaves_no_unheard_failure() -> None:
+    over, said = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    async with peer_of(serve) as peer:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await post(peer, b"x" * 32 * 1024**2)
+        await asyncio.sleep(0.05)
+        over.set()
+    gc.collect()
+    assert not said
 
 
 async def test_a_large_request_is_written_as_fast_as_it_is_read() -> None:
