@@ -215,6 +215,22 @@ async def test_a_head_without_a_body_is_not_kept_back(server: Server) -> None:
     client.writer.close()
 
 
+async def test_a_head_is_not_kept_back_while_the_application_waits_for_the_client(tmp_path: Path) -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await lifespan(receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await receive()
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serving(tmp_path, app=early) as server:
+        client = await server.connect()
+        await client.send(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+        async with asyncio.timeout(2):
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        client.writer.close()
+
+
 async def test_an_application_that_fails_after_the_head_leaves_the_client_the_head_and_an_end(tmp_path: Path) -> None:
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
