@@ -54,7 +54,8 @@ class HttpPeer:
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        self._authority = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+        host = parts.netloc if parts.netloc.isascii() else self._host.encode("idna").decode()
+        self._authority = host if parts.netloc.isascii() or parts.port is None else f"{host}:{parts.port}"
         self._turns = asyncio.Semaphore(connections_max)
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()

@@ -68,6 +68,18 @@ async def test_a_connection_is_kept_and_used_again() -> None:
     assert all(request.startswith(b"POST /prefix/replicate/ping HTTP/1.1\r\nHost: 127.0.0.1:") for request in server.requests)
 
 
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("http://git.bücher:3001", "git.xn--bcher-kva:3001"),
+        ("http://bücher.example", "bücher.example".encode("idna").decode()),
+        ("http://[::1]:3001", "[::1]:3001"),
+    ],
+)
+async def test_the_host_that_is_named_is_the_host_and_the_port(url: str, authority: str) -> None:
+    assert HttpPeer(url, 1)._authority == authority
+
+
 async def test_exchanges_at_the_same_time_have_connections_of_their_own_up_to_the_bound() -> None:
     server = Server(OK, wait_s=0.05)
     async with peer_of(server, connections_max=3) as peer:
