@@ -69,7 +69,8 @@ class ClientTransport(asyncio.Transport):
             self._corked = bytes(data)
         else:
             head, self._corked = self._corked, None
-            self._inner.writelines((head, data))
+            # Not writelines: Python 3.12 and 3.13 up to .5 let it register a dead socket, and not notice a full buffer.
+            self._inner.write(b"".join((head, data)))
 
     def drop(self, size: int) -> None:
         """Input that nobody wants came in while lingering."""
