@@ -69,7 +69,8 @@ class ClientTransport(asyncio.Transport):
             self._corked = bytes(data)
         else:
             head, self._corked = self._corked, None
-            self._inner.writelines((head, data))
+            # Not writelines: seen on Python 3.12.1 and 3.13.0 to leave a dead socket registered with the loop.
+            self._inner.write(b"".join((head, data)))
 
     def drop(self, size: int) -> None:
         """Input that nobody wants came in while lingering."""

@@ -234,6 +234,7 @@ class Connection(HttpToolsProtocol):
         first of its body, and close after answers to requests that were not read to their end."""
 
         async def watched_receive() -> Any:
+            self.transport.uncork()  # the client may wait for the head before it sends on
             self._waiting_since = self.loop.time()
             try:
                 return await receive()

@@ -54,7 +54,8 @@ class HttpPeer:
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        self._authority = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+        port = f":{parts.port}" if parts.port is not None else ""
+        self._authority = parts.netloc if parts.netloc.isascii() else self._host.encode("idna").decode() + port
         self._turns = asyncio.Semaphore(connections_max)
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
@@ -75,7 +76,11 @@ class HttpPeer:
         ).encode("ascii")
         async with self._turns:
             connection = self._kept() or await self._connected()
-            answer = await connection.exchange(head, body, answer_bytes_max)
+            try:
+                answer = await connection.exchange(head, body, answer_bytes_max)
+            except Dropped:
+                self._cut_idle()  # most likely the peer has restarted: the others are as dead
+                raise
             self._keep(connection)
             return answer
 
@@ -107,6 +112,10 @@ class HttpPeer:
             self._idle.append(connection)
         else:
             connection.cut()
+
+    def _cut_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().cut()
 
     async def _connected(self) -> "_Connection":
         try:
@@ -155,6 +164,7 @@ class _Connection(asyncio.Protocol):
                 await self._send(head, body)
             return await self._answer
         except BaseException:
+            self._answer.cancel()  # nobody waits for how it ends
             self.cut()
             raise
 
@@ -217,7 +227,7 @@ class _Connection(asyncio.Protocol):
     def _done(self, *, reusable: bool) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result((self._status, b"".join(self._parts)))
-            self.usable = reusable and not self._transport.is_closing()
+            self.usable = reusable and not self._transport.is_closing() and self._writable.is_set()
             self._writable.set()  # nobody need read the rest of a request that is answered
 
     # ------------------------------------------------------------ the parser's events

@@ -28,7 +28,10 @@ def _http_url(value: str) -> str:
         raise ValueError("the URL of a node has no user, no query and no fragment: it is shown to everybody")
     try:
         parts.netloc.encode("idna")
-        parts.port  # noqa: B018  # raises
+        if parts.port == 0:
+            raise ValueError("there is no port 0")
+        if any(character <= " " or character == "\x7f" for character in value):
+            raise ValueError("it has a space or a control character")
     except ValueError as error:
         raise ValueError(f"{value!r} cannot be connected to: {error}") from error
     return value.rstrip("/")

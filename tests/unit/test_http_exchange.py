@@ -1,6 +1,7 @@
 """One exchange over a kept connection, against a server whose every byte a test decides."""
 
 import asyncio
+import gc
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -73,6 +74,18 @@ async def test_a_connection_is_kept_and_used_again() -> None:
             assert await post(peer) == (200, b"yes")
     assert server.connections == 1
     assert all(request.startswith(b"POST /prefix/replicate/ping HTTP/1.1\r\nHost: 127.0.0.1:") for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("http://git.bücher:3001", "git.xn--bcher-kva:3001"),
+        ("http://bücher.example", "bücher.example".encode("idna").decode()),
+        ("http://[::1]:3001", "[::1]:3001"),
+    ],
+)
+async def test_the_host_that_is_named_is_the_host_and_the_port(url: str, authority: str) -> None:
+    assert HttpPeer(url, 1)._authority == authority
 
 
 async def test_exchanges_at_the_same_time_have_connections_of_their_own_up_to_the_bound() -> None:
@@ -177,6 +190,20 @@ async def test_a_connection_that_ends_before_its_answer_does_says_whether_anythi
     assert dropped.value.silent == silent
 
 
+async def test_when_one_connection_was_dead_the_others_are_not_tried() -> None:
+    """[a peer that lost its power: an exchange sent again met the next dead connection]"""
+    server = Server(OK, OK, OK, b"", OK, wait_s=0.02)
+    async with peer_of(server) as peer:
+        await asyncio.gather(post(peer), post(peer), post(peer))
+        assert len(peer._idle) == 3
+        server.then_close = True
+        with pytest.raises(Dropped):
+            await post(peer)
+        assert not peer._idle
+        assert await post(peer) == (200, b"yes")
+    assert server.connections == 4
+
+
 async def test_nobody_there_is_told_from_nobody_answering() -> None:
     server = await asyncio.start_server(Server(OK), "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -195,6 +222,24 @@ async def test_a_cancelled_exchange_takes_its_connection_with_it() -> None:
                 await post(peer)
         assert await post(peer) == (200, b"yes")
     assert server.connections == 2
+
+
+async def test_a_large_request_that_is_cancelled_leaves_no_unheard_failure() -> None:
+    over, said = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    async with peer_of(serve) as peer:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await post(peer, b"x" * 32 * 1024**2)
+        await asyncio.sleep(0.05)
+        over.set()
+    gc.collect()
+    assert not said
 
 
 async def test_a_large_request_is_written_as_fast_as_it_is_read() -> None:

@@ -6,6 +6,7 @@ Limits are shortened, so that patience is measured in tenths of a second; every 
 import asyncio
 import json
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from api.app import create_app
+from api.client_transport import ClientTransport
 from api.limits import Limits
 from api.server import listen, serve
 from node.ports.service import Consistency
@@ -206,6 +208,21 @@ async def test_head_and_body_of_an_answer_leave_in_one_write(server: Server, mon
     assert not alone
 
 
+async def test_a_connection_that_was_lost_is_not_watched_again_by_a_late_answer() -> None:
+    """[writelines of Python 3.12 and 3.13 registers the socket that is about to be closed]"""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    inner, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    number, transport = ours.fileno(), ClientTransport(inner, loop, Limits())
+    inner.abort()
+    transport.cork()
+    transport.write(b"head")
+    transport.write(b"body")
+    await asyncio.sleep(0.01)
+    theirs.close()
+    assert not loop.remove_writer(number)
+
+
 async def test_a_head_without_a_body_is_not_kept_back(server: Server) -> None:
     client = await server.connect()
     for _ in range(2):
@@ -213,6 +230,22 @@ async def test_a_head_without_a_body_is_not_kept_back(server: Server) -> None:
         async with asyncio.timeout(8):
             assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
     client.writer.close()
+
+
+async def test_a_head_is_not_kept_back_while_the_application_waits_for_the_client(tmp_path: Path) -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await lifespan(receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await receive()
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serving(tmp_path, app=early) as server:
+        client = await server.connect()
+        await client.send(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+        async with asyncio.timeout(2):
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        client.writer.close()
 
 
 async def test_an_application_that_fails_after_the_head_leaves_the_client_the_head_and_an_end(tmp_path: Path) -> None:
