@@ -129,7 +129,8 @@ def _keys(field_: Field) -> Mapping[str, Sequence[str]]:
 
 
 def _certified(seen: Look, keys: Mapping[str, Sequence[str]], name: str, number: int, replica: Replica) -> None:
-    """Checked offline, with nothing but public keys, and by OpenSSL: nodes verify with libsodium. A change that was learned by inference has none until it is needed."""
+    """Checked offline, with nothing but public keys, and by OpenSSL: nodes verify with libsodium. A change that was learned by
+    inference has no certificate until it is needed."""
     voters = VoterSet.of(NodeId(node) for node in keys)
 
     def verify(node: NodeId, message: bytes, signature: bytes) -> bool:
