@@ -14,7 +14,7 @@ from typing import cast
 import aiohttp
 
 from broker.codec import Codec, EnvelopeRefused, Sealed
-from broker.http_exchange import IDLE_S, REFUSAL_BYTES_MAX, Dropped, HttpPeer, Malformed, Unreachable
+from broker.http_exchange import CONNECT_TIMEOUT_S, IDLE_S, REFUSAL_BYTES_MAX, Dropped, HttpPeer, Malformed, Unreachable
 from broker.kinds import BY_WORD
 from node.ports.errors import NoAnswer, PeerUnreachable
 from node.ports.transport import Handler
@@ -24,7 +24,6 @@ from node.protocol.messages import DirectReply, DirectRequest, Fetch, Message, T
 OUTSTANDING_MAX = 4096
 CONNECTIONS_PER_PEER = 64
 BULK_CONNECTIONS_PER_PEER = 16
-CONNECT_TIMEOUT_S = 2.0
 TURN_S = 60.0
 """How long a fetch waits for one of the peer's connections, all of which may be carrying packs."""
 CHUNK_BYTES = 256 * 1024
